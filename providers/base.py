@@ -1,0 +1,179 @@
+"""What a vendor's API is to us: a `Call` that we make, what comes back, and what that means for the rows.
+
+A provider module supplies pure functions only: how to build a `Call`, and how to read what came back
+as `Outcome`s. It holds no client, reads no setting and knows no table; `providers.http` alone knows
+an HTTP client, and the engine alone moves rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(slots=True, frozen=True)
+class Call:
+    """One HTTP request, ready to leave.
+
+    `timeout` is in seconds and covers the whole exchange. `secrets` are the strings that must never
+    be shown: whoever logs or stores an exchange passes its text through `redact` first.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    timeout: float = 30.0
+    secrets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return redact(f"{self.method} {self.url}", self.secrets)
+
+
+@dataclass(slots=True, frozen=True)
+class Reply:
+    """The vendor answered. Header names are lower case; `elapsed` is in seconds."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    elapsed: float = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class Unsent:
+    """Certainly never reached the vendor: refused, no such host, TLS failed. Safe to make again."""
+
+    reason: str
+
+
+@dataclass(slots=True, frozen=True)
+class Lost:
+    """Written, or perhaps written, and no answer that can be read: timed out or reset.
+
+    The vendor may have acted on it. A read may be made again, a send must not be.
+    """
+
+    reason: str
+
+
+Response = Reply | Unsent | Lost
+
+
+class Scope(StrEnum):
+    """How much a refusal holds back: one row, its flow (a broadcast's step), its lane (a number),
+    or every lane on the same token (an account, an app)."""
+
+    ROW = "row"
+    FLOW = "flow"
+    LANE = "lane"
+    TOKEN = "token"
+
+
+@dataclass(slots=True, frozen=True)
+class Done:
+    """The vendor did it. `fields` are columns of the row to set, e.g. the vendor's id."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True)
+class Pending:
+    """Begun, result not in yet: keep `fields` and look at the row again after `after`. No attempt used."""
+
+    after: timedelta
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True)
+class Retry:
+    """Failed for now and certainly not done. Uses an attempt; the processor's policy says how many there are.
+
+    `after` overrides the policy's delay.
+    """
+
+    code: str
+    detail: str = ""
+    after: timedelta | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Throttled:
+    """Too fast for the vendor, and not the row's fault: no attempt used, everything in `scope` waits `after`.
+
+    With `slow_down`, the lane's own rate was too high: it is halved and grows back.
+    """
+
+    after: timedelta
+    scope: Scope = Scope.LANE
+    code: str = ""
+    detail: str = ""
+    slow_down: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Failed:
+    """Final for this row."""
+
+    code: str
+    detail: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class InDoubt:
+    """Nobody can know yet whether the vendor did it. Never made again by itself."""
+
+    detail: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Hold:
+    """Somebody must act before anything in `scope` goes on: spam rating, dead token, unpaid bill, paused template.
+
+    Rows go back to the queue without using an attempt. `reason` is a word of the contract's
+    `pause_reason`; nothing held resumes by itself.
+    """
+
+    reason: str
+    scope: Scope = Scope.LANE
+    code: str = ""
+    detail: str = ""
+
+
+Outcome = Done | Pending | Retry | Throttled | Failed | InDoubt | Hold
+
+
+class Standing(StrEnum):
+    """What a vendor says of a token when asked (`check_tokens`)."""
+
+    ACTIVE = "active"
+    THROTTLED = "throttled"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    FAILING = "failing"
+
+
+class ProviderError(Exception):
+    """Something a provider was given cannot be spoken to or understood. Never carries a secret."""
+
+
+class BadSignature(ProviderError):
+    """The webhook's signature does not fit its body: refuse it and store nothing."""
+
+
+class Unreadable(ProviderError):
+    """The vendor's words are not in any shape we know."""
+
+
+def redact(text: str, secrets: tuple[str, ...]) -> str:
+    """Replace every secret in `text`, as it stands and percent-encoded, by `***`."""
+    from urllib.parse import quote, quote_plus
+
+    for secret in secrets:
+        if secret:
+            for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
+                text = text.replace(form, "***")
+    return text
