@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, repr=False)
 class Call:
     """One HTTP request, ready to leave.
 
@@ -31,6 +31,9 @@ class Call:
 
     def __str__(self) -> str:
         return redact(f"{self.method} {self.url}", self.secrets)
+
+    def __repr__(self) -> str:
+        return f"<Call {self}>"
 
 
 @dataclass(slots=True, frozen=True)
