@@ -1,0 +1,139 @@
+"""Every setting of Turnout, read from the environment by django-environ.
+
+Each has a default that works for the demo; `config.checks` says at start-up what is missing or weak
+for production. Names are part of the contract with operators.
+"""
+
+from pathlib import Path
+
+import environ
+
+from config.localpg import LocalPg
+from config.logs import logging_config
+
+env = environ.Env()
+BASE_DIR = Path(__file__).resolve().parent.parent
+env.read_env(BASE_DIR / ".env")
+
+# -- the process ---------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=True)
+DEMO_SECRET_KEY = "turnout-demo-key-not-for-production"  # noqa: S105 - refused when DEBUG is off
+SECRET_KEY = env("SECRET_KEY", default=DEMO_SECRET_KEY)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+PUBLIC_URL = env("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+LOG_FORMAT = env("LOG_FORMAT", default="console")
+LOGGING_CONFIG = None
+logging_config(LOG_FORMAT)
+ALERT_URLS = env.list("ALERT_URLS", default=[])
+SENTRY_DSN = env("SENTRY_DSN", default="")
+
+# -- secrets -------------------------------------------------------------------------------
+DEMO_TOKEN_KEY = "dHVybm91dC1kZW1vLWtleS1ub3QtZm9yLXByb2QtISE="  # noqa: S105 - refused when DEBUG is off
+TOKEN_KEYS = env.list("TOKEN_KEYS", default=[DEMO_TOKEN_KEY])
+DEMO_META_APP_SECRET = "demo-app-secret"  # noqa: S105 - refused when DEBUG is off
+META_APP_SECRET = env("META_APP_SECRET", default=DEMO_META_APP_SECRET)
+DEMO_META_VERIFY_TOKEN = "demo-verify-token"  # noqa: S105 - refused when DEBUG is off
+META_VERIFY_TOKEN = env("META_VERIFY_TOKEN", default=DEMO_META_VERIFY_TOKEN)
+
+# -- vendors: scheme and host, so that the sandbox can stand in ------------------------------
+WHATSAPP_URL = env("WHATSAPP_URL", default="https://graph.facebook.com").rstrip("/")
+META_GRAPH_URL = env("META_GRAPH_URL", default="https://graph.facebook.com").rstrip("/")
+INSTAGRAM_GRAPH_URL = env("INSTAGRAM_GRAPH_URL", default="https://graph.instagram.com").rstrip("/")
+LIME_URL = env("LIME_URL", default="https://mcpn.us").rstrip("/")
+APIFY_URL = env("APIFY_URL", default="https://api.apify.com").rstrip("/")
+YOUTUBE_URL = env("YOUTUBE_URL", default="https://www.googleapis.com").rstrip("/")
+
+# -- rooms ---------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "unfold.contrib.import_export",
+    "config.apps.AdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "import_export",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_q",
+    "tenants",
+    "engine",
+    "campaigns",
+    "verification",
+    "messaging",
+    "tracking",
+    "config.apps.ConfigConfig",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "tenants.middleware.TenantMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# -- database: PostgreSQL only; without DATABASE_URL the embedded server, started on first need --
+DATABASE_URL = env("DATABASE_URL", default="")
+DATABASES = {"default": env.db("DATABASE_URL") if DATABASE_URL else LocalPg().django()}
+DATABASES["default"]["CONN_MAX_AGE"] = 60
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# -- queue: one named cluster per queue, the database as broker unless BROKER_URL says Redis ----
+BROKER_URL = env("BROKER_URL", default="")
+QUEUES = ["verification", "messaging", "tracking", "events"]
+TICK_SECONDS = 50  # a run ends by itself here, well below the timeout at which django-q2 kills it
+Q_CLUSTER = {
+    "name": "turnout",
+    "workers": 2,
+    "timeout": 90,
+    "retry": 300,  # more than timeout * (1 + queue_limit / workers): a tick never runs beside itself
+    "queue_limit": 2,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "catch_up": False,
+    "save_limit": -1,
+    "poll": 0.2,
+    "recycle": 5000,
+    "ALT_CLUSTERS": {queue: {} for queue in QUEUES},
+    **({"redis": BROKER_URL} if BROKER_URL else {"orm": "default"}),
+}
+
+# -- language, time, files ------------------------------------------------------------------
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 12 * 1024 * 1024  # 10,000 contacts as JSON; Meta's webhooks reach 3 MB
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "admin:login"

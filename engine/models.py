@@ -1,0 +1,233 @@
+"""How batches run: lanes, runs, incidents, receipts, and the columns of every queued row."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils.timezone import now
+
+from tenants.scope import TenantManager, TenantOwned, TenantQuerySet
+
+
+class LaneQuerySet(TenantQuerySet):
+    def for_queue(self, queue: str) -> LaneQuerySet:
+        return self.filter(queue=queue)
+
+
+class Lane(TenantOwned):
+    """One thing that a vendor limits: a WhatsApp number, a Lime account, a Meta token, an Apify account.
+
+    Drained by one runner at a time, the holder of its lease, however many workers there are. That is
+    what makes a limit per second exact without anything shared but this row.
+    """
+
+    class Breaker(models.TextChoices):
+        CLOSED = "closed"
+        OPEN = "open"
+
+    class Window(models.TextChoices):
+        HOUR = "hour"
+        DAY = "day"
+        MONTH = "month"
+
+    queue = models.CharField(max_length=32)
+    name = models.CharField(max_length=120, help_text="What the vendor limits, e.g. a phone number id.")
+    token = models.ForeignKey(
+        "tenants.ProviderToken", on_delete=models.CASCADE, related_name="lanes", db_constraint=False
+    )
+
+    # what the vendor allows
+    rate_per_second = models.FloatField(null=True, blank=True, help_text="Empty: as fast as it answers.")
+    rate_now = models.FloatField(
+        null=True, blank=True, editable=False, help_text="Cut by throttling, grows back."
+    )
+    max_in_flight = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Empty: one second of the rate."
+    )
+    allowance = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Calls per window; empty: no limit."
+    )
+    window = models.CharField(max_length=8, choices=Window, default=Window.HOUR)
+    used = models.PositiveIntegerField(default=0, editable=False)
+    window_ends_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    # what holds it back
+    breaker = models.CharField(max_length=8, choices=Breaker, default=Breaker.CLOSED, editable=False)
+    open_until = models.DateTimeField(null=True, blank=True, editable=False)
+    paused_at = models.DateTimeField(null=True, blank=True, editable=False)
+    pause_reason = models.CharField(max_length=32, blank=True, editable=False)
+    last_error = models.TextField(blank=True, editable=False)
+
+    # the lease
+    holder = models.BigIntegerField(null=True, editable=False, help_text="The run that drains it.")
+    fence = models.BigIntegerField(default=0, editable=False, help_text="Grows at each take-over.")
+    leased_until = models.DateTimeField(null=True, editable=False)
+
+    objects = TenantManager.from_queryset(LaneQuerySet)()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["queue", "tenant", "name"], name="lane_once"),
+            models.UniqueConstraint(fields=["tenant", "id"], name="lane_of_tenant"),
+            models.CheckConstraint(
+                condition=Q(allowance__isnull=True) | Q(used__lte=models.F("allowance")),
+                name="lane_within_allowance",
+            ),
+            models.CheckConstraint(
+                condition=Q(rate_per_second__isnull=True) | Q(rate_per_second__gt=0),
+                name="lane_rate_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue}: {self.name}"
+
+
+class Run(models.Model):
+    """One turn of a queue's processor, told truthfully: what it took, what became of it, how fast."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        LOST = "lost", "lost (its process died)"
+
+    queue = models.CharField(max_length=32)
+    state = models.CharField(max_length=8, choices=State, default=State.RUNNING)
+    process = models.CharField(max_length=120, help_text="host:pid")
+    lanes = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField(default=now)
+    beat_at = models.DateTimeField(default=now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    claimed = models.PositiveIntegerField(default=0)
+    done = models.PositiveIntegerField(default=0)
+    pending = models.PositiveIntegerField(default=0)
+    retried = models.PositiveIntegerField(default=0)
+    throttled = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    in_doubt = models.PositiveIntegerField(default=0)
+    held = models.PositiveIntegerField(default=0)
+    given_back = models.PositiveIntegerField(default=0)
+    overtaken = models.PositiveIntegerField(
+        default=0, help_text="Settled by somebody else meanwhile; left alone."
+    )
+    calls = models.PositiveIntegerField(default=0)
+    batch_size = models.PositiveIntegerField(default=0)
+    queue_before = models.PositiveIntegerField(default=0)
+    queue_after = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["queue", "-id"], name="run_latest"),
+            # the supervisor closes runs whose process died
+            models.Index(fields=["beat_at"], name="run_open", condition=Q(state="running")),
+        ]
+
+    def __str__(self) -> str:
+        return f"run {self.pk} of {self.queue}"
+
+    @property
+    def seconds(self) -> float:
+        return ((self.ended_at or now()) - self.started_at).total_seconds()
+
+    @property
+    def per_second(self) -> float:
+        return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def rows_per_call(self) -> float:
+        return (self.done + self.failed) / self.calls if self.calls else 0.0
+
+
+class Incident(models.Model):
+    """Something a person should know, open until it is over. One open row per tenant, kind and scope."""
+
+    class Severity(models.TextChoices):
+        WARNING = "warning"
+        CRITICAL = "critical"
+
+    tenant = models.ForeignKey(
+        "tenants.Tenant", null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
+    kind = models.CharField(max_length=40)
+    scope = models.CharField(max_length=120, help_text="What it is about, e.g. lane:7.")
+    severity = models.CharField(max_length=8, choices=Severity, default=Severity.WARNING)
+    summary = models.CharField(max_length=300)
+    opened_at = models.DateTimeField(default=now)
+    seen_at = models.DateTimeField(default=now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    told_open_at = models.DateTimeField(null=True, blank=True, editable=False)
+    told_ended_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = TenantManager.from_queryset(TenantQuerySet)()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "kind", "scope"],
+                name="incident_open_once",
+                condition=Q(ended_at__isnull=True),
+                nulls_distinct=False,
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+class Receipt(models.Model):
+    """A webhook as it came: verified, stored, answered; applied later by the `events` queue."""
+
+    provider = models.CharField(max_length=32)
+    body = models.BinaryField()
+    received_at = models.DateTimeField(default=now)
+    applied_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(default=now)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            # what the events queue has still to apply
+            models.Index(fields=["due_at", "id"], name="receipt_due", condition=Q(applied_at__isnull=True))
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} webhook {self.pk}"
+
+
+class Heartbeat(models.Model):
+    """When each django-q2 cluster was last seen working; an old one is restarted by `run`."""
+
+    cluster = models.CharField(max_length=32, primary_key=True)
+    beat_at = models.DateTimeField(default=now)
+    process = models.CharField(max_length=120)
+
+    def __str__(self) -> str:
+        return self.cluster
+
+
+class QueueItem(TenantOwned):
+    """The columns that the engine moves. A queue's own table adds what it needs.
+
+    `state` is open while `queued` (free to claim when due), `claimed` (in a runner's hands, not sent)
+    or `sending` (its request may be out); every other word is the queue's own.
+    """
+
+    lane = models.ForeignKey(Lane, null=True, on_delete=models.PROTECT, related_name="+", db_constraint=False)
+    state = models.CharField(max_length=16, default="queued")
+    due_at = models.DateTimeField(default=now)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    attempt = models.UUIDField(
+        null=True, editable=False, help_text="Names the latest call made for this row."
+    )
+    run = models.BigIntegerField(null=True, editable=False)
+    error_code = models.CharField(max_length=32, blank=True)
+    error_detail = models.TextField(blank=True)
+
+    class Meta:
+        abstract = True

@@ -1,0 +1,116 @@
+"""Which tenant's rows may be seen, said twice: to the ORM and to PostgreSQL.
+
+`tenant_scope(id)` limits both to one tenant, `all_tenants()` lifts both, and without either every
+tenant-owned query raises `NoTenantScope` while PostgreSQL, by row-level security, shows no rows. So a
+forgotten scope fails loudly and shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, Literal
+
+from django.db import connection, models, transaction
+
+ALL: Final = "all"
+ALL_ROWS_ROLE = "turnout_all"
+"""The role whose policy passes every row; made by the first migration of `tenants`."""
+
+Scope = int | Literal["all"] | None
+_scope: ContextVar[Scope] = ContextVar("tenant_scope", default=None)
+
+
+class NoTenantScope(RuntimeError):
+    """A tenant-owned table was asked for its rows before anybody said whose."""
+
+
+def current_scope() -> int | Literal["all"]:
+    """Say whose rows may be seen now; raises `NoTenantScope` when nobody has said."""
+    scope = _scope.get()
+    if scope is None:
+        raise NoTenantScope("wrap this in tenants.scope.tenant_scope(tenant_id) or all_tenants()")
+    return scope
+
+
+@contextmanager
+def tenant_scope(tenant_id: int) -> Iterator[None]:
+    """See one tenant's rows only. Opens a transaction, since PostgreSQL's half lasts as long as one."""
+    token = _scope.set(tenant_id)
+    try:
+        with transaction.atomic(), _local("role", "none"), _local("app.tenant_id", str(tenant_id)):
+            yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def all_tenants() -> Iterator[None]:
+    """See every tenant's rows: the engine, the commands and platform staff.
+
+    Inside a transaction the role lasts as long as the block; outside one it is set on the session,
+    which is why workers need a direct connection and not a transaction-pooled one.
+    """
+    token = _scope.set(ALL)
+    try:
+        if connection.in_atomic_block:
+            with _local("role", ALL_ROWS_ROLE):
+                yield
+        else:
+            with _session_role(ALL_ROWS_ROLE):
+                yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def _local(name: str, value: str) -> Iterator[None]:
+    """Set a setting for the rest of this block, and put the old value back.
+
+    An exception is not cleaned up after: it rolls the savepoint back, and the setting with it.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(current_setting(%s, true), '')", [name])
+        before = cursor.fetchone()[0]
+        cursor.execute("SELECT set_config(%s, %s, true)", [name, value])
+        yield
+        cursor.execute("SELECT set_config(%s, %s, true)", [name, before])
+
+
+@contextmanager
+def _session_role(role: str) -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('role')")
+        before = cursor.fetchone()[0]
+        cursor.execute("SELECT set_config('role', %s, false)", [role])
+    try:
+        yield
+    finally:
+        if connection.connection is not None and not connection.connection.closed:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('role', %s, false)", [before])
+
+
+class TenantQuerySet(models.QuerySet[Any]):
+    """The base of every QuerySet over tenant-owned rows."""
+
+
+class TenantManager(models.Manager[Any]):
+    """Hand out only the rows of the scope in force."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        scope = current_scope()
+        rows = super().get_queryset()
+        return rows if scope == ALL else rows.filter(tenant_id=scope)
+
+
+class TenantOwned(models.Model):
+    """A row that belongs to one tenant and is never seen by another."""
+
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+")
+
+    objects = TenantManager.from_queryset(TenantQuerySet)()
+
+    class Meta:
+        abstract = True
