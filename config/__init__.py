@@ -1,0 +1,1 @@
+"""The project: settings, addresses, admin site, system checks and the embedded database."""
