@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 
 @dataclass(slots=True, frozen=True, repr=False)
@@ -73,7 +77,7 @@ class Scope(StrEnum):
     ROW = "row"
     FLOW = "flow"
     LANE = "lane"
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 (a scope, not a secret)
 
 
 @dataclass(slots=True, frozen=True)
@@ -134,7 +138,7 @@ class InDoubt:
 
 @dataclass(slots=True, frozen=True)
 class Hold:
-    """Somebody must act before anything in `scope` goes on: spam rating, dead token, unpaid bill, paused template.
+    """Somebody must act before anything in `scope` goes on: spam rating, dead token, bill, template.
 
     Rows go back to the queue without using an attempt. `reason` is a word of the contract's
     `pause_reason`; nothing held resumes by itself.
@@ -163,20 +167,71 @@ class ProviderError(Exception):
     """Something a provider was given cannot be spoken to or understood. Never carries a secret."""
 
 
-class BadSignature(ProviderError):
+class BadSignature(ProviderError):  # noqa: N818 (reads as what it says)
     """The webhook's signature does not fit its body: refuse it and store nothing."""
 
 
-class Unreadable(ProviderError):
+class Unreadable(ProviderError):  # noqa: N818 (reads as what it says)
     """The vendor's words are not in any shape we know."""
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
     """Replace every secret in `text`, as it stands and percent-encoded, by `***`."""
-    from urllib.parse import quote, quote_plus
-
     for secret in secrets:
         if secret:
             for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
                 text = text.replace(form, "***")
     return text
+
+
+def exchange(call: Call, response: Response, limit: int = 4_000) -> dict[str, Any]:
+    """Describe a call and what came back, fit to be stored: no secret, no credentials, not endless."""
+    kept = {name: value for name, value in call.headers.items() if name.lower() not in _CREDENTIAL_HEADERS}
+    record: dict[str, Any] = {
+        "method": call.method,
+        "url": redact(call.url, call.secrets),
+        "headers": {name: redact(value, call.secrets) for name, value in kept.items()},
+        "body": _shown(call.body, call.secrets, limit),
+    }
+    if isinstance(response, Reply):
+        record["reply"] = {
+            "status": response.status,
+            "headers": {
+                name: redact(value, call.secrets)
+                for name, value in response.headers.items()
+                if name.lower() not in _CREDENTIAL_HEADERS
+            },
+            "body": _shown(response.body, call.secrets, limit),
+            "elapsed": round(response.elapsed, 3),
+        }
+    else:
+        kind = "unsent" if isinstance(response, Unsent) else "lost"
+        record["reply"] = {kind: redact(response.reason, call.secrets)}
+    return record
+
+
+_CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+
+
+def _shown(body: bytes, secrets: tuple[str, ...], limit: int) -> str:
+    # Redacted before it is cut, or a secret across the cut would stay half readable.
+    return redact(body.decode(errors="replace").replace("\0", ""), secrets)[:limit]
+
+
+# The contract's provider names and the modules that speak them.
+MODULES = {
+    "whatsapp": "providers.whatsapp",
+    "meta": "providers.meta_graph",
+    "lime": "providers.lime",
+    "apify": "providers.apify",
+    "youtube": "providers.youtube",
+}
+
+
+def load(name: str) -> ModuleType:
+    """Import the module that speaks to a provider, by the contract's name for it."""
+    if name not in MODULES:
+        raise ProviderError(f"there is no provider {name!r}: it is one of {', '.join(MODULES)}")
+    if find_spec(MODULES[name]) is None:
+        raise ProviderError(f"{name} is not spoken yet")
+    return import_module(MODULES[name])

@@ -51,7 +51,9 @@ class Http:
 
     __slots__ = ("_client", "_request", "_timeouts")
 
-    def __init__(self, *, connect_timeout: float = CONNECT_TIMEOUT, idle_timeout: float = IDLE_TIMEOUT) -> None:
+    def __init__(
+        self, *, connect_timeout: float = CONNECT_TIMEOUT, idle_timeout: float = IDLE_TIMEOUT
+    ) -> None:
         self._client: Client = (
             ClientBuilder()
             .user_agent(USER_AGENT)
@@ -85,7 +87,11 @@ class Http:
     async def send(self, call: Call) -> Response:
         """Make `call` once. Never raises for anything that the network or the vendor does."""
         try:
-            request = self._request(call.method, call.url).headers(call.headers).timeout(self._timeouts(call.timeout))
+            request = (
+                self._request(call.method, call.url)
+                .headers(call.headers)
+                .timeout(self._timeouts(call.timeout))
+            )
             if call.body:
                 request = request.body_bytes(call.body)
             ready = request.build()
@@ -108,7 +114,10 @@ def send_now(call: Call, *, connect_timeout: float = CONNECT_TIMEOUT) -> Respons
     started = time.perf_counter()
     try:
         request = httpx.Request(
-            call.method, call.url, headers={"user-agent": USER_AGENT, **call.headers}, content=call.body or None
+            call.method,
+            call.url,
+            headers={"user-agent": USER_AGENT, **call.headers},
+            content=call.body or None,
         )
         client = httpx.Client(
             verify=_trust() if request.url.scheme == "https" else False,

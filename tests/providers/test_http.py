@@ -34,7 +34,9 @@ BOTH = pytest.mark.parametrize("make", [by_http, by_send_now])
 
 
 def post(url: str, timeout: float = 5.0, headers: dict[str, str] | None = None) -> Call:
-    return Call("POST", url, {"authorization": f"Bearer {SECRET}", **(headers or {})}, b"{}", timeout, (SECRET,))
+    return Call(
+        "POST", url, {"authorization": f"Bearer {SECRET}", **(headers or {})}, b"{}", timeout, (SECRET,)
+    )
 
 
 @contextlib.contextmanager
@@ -69,8 +71,12 @@ def fixed(call: Call) -> Callable[[], contextlib.AbstractContextManager[Call]]:
         pytest.param(fixed(post(f"http://nowhere.invalid/?key={SECRET}")), id="no such host"),
         pytest.param(fixed(post(f"nonsense {SECRET}")), id="not a URL"),
         pytest.param(fixed(post(f"gopher://127.0.0.1/?key={SECRET}")), id="scheme nobody speaks"),
-        pytest.param(fixed(post("http://127.0.0.1:1/", headers={"x-a": f"{SECRET}\nx-b: 1"})), id="broken header"),
-        pytest.param(fixed(post("http://127.0.0.1:1/", headers={"x-a": f"{SECRET}€"})), id="header beyond Latin-1"),
+        pytest.param(
+            fixed(post("http://127.0.0.1:1/", headers={"x-a": f"{SECRET}\nx-b: 1"})), id="broken header"
+        ),
+        pytest.param(
+            fixed(post("http://127.0.0.1:1/", headers={"x-a": f"{SECRET}€"})), id="header beyond Latin-1"
+        ),
     ],
 )
 def test_no_connection_means_unsent(make, situation):

@@ -1,0 +1,79 @@
+"""WhatsApp Cloud API: templates out, signed webhooks in. Pure functions; see `docs/adding-a-provider.md`."""
+
+from providers.whatsapp.account import (
+    Number,
+    Template,
+    TemplatePage,
+    check_token,
+    get_number,
+    list_templates,
+    read_check,
+    read_number,
+    read_templates,
+)
+from providers.whatsapp.errors import (
+    CONTENT_CODES,
+    ECOSYSTEM_CODES,
+    ERRORS,
+    RESTRICTED_CODES,
+    ErrorClass,
+    classify,
+    is_marketing_opt_out,
+    title,
+)
+from providers.whatsapp.events import (
+    AccountUpdate,
+    Event,
+    InboundMessage,
+    NumberQuality,
+    StatusUpdate,
+    TemplateQuality,
+    TemplateStatus,
+    Unknown,
+    UserPreference,
+)
+from providers.whatsapp.graph import exhausted
+from providers.whatsapp.send import HELD_STATUSES, read_send, send_template
+from providers.whatsapp.webhook import BODY_LIMIT, SIGNATURE_HEADER, handshake, parse_webhook, sign, verify
+
+DEFAULT_VERSION = "v25.0"
+
+__all__ = [
+    "BODY_LIMIT",
+    "CONTENT_CODES",
+    "DEFAULT_VERSION",
+    "ECOSYSTEM_CODES",
+    "ERRORS",
+    "HELD_STATUSES",
+    "RESTRICTED_CODES",
+    "SIGNATURE_HEADER",
+    "AccountUpdate",
+    "ErrorClass",
+    "Event",
+    "InboundMessage",
+    "Number",
+    "NumberQuality",
+    "StatusUpdate",
+    "Template",
+    "TemplatePage",
+    "TemplateQuality",
+    "TemplateStatus",
+    "Unknown",
+    "UserPreference",
+    "check_token",
+    "classify",
+    "exhausted",
+    "get_number",
+    "handshake",
+    "is_marketing_opt_out",
+    "list_templates",
+    "parse_webhook",
+    "read_check",
+    "read_number",
+    "read_send",
+    "read_templates",
+    "send_template",
+    "sign",
+    "title",
+    "verify",
+]
