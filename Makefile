@@ -46,10 +46,10 @@ install: $(STAMP) ## Set up .venv only
 $(STAMP): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: Turnout needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 …" >&2; exit 1; }
-	@test -x $(BIN)/python || { \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "error: $(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }; \
-	  echo 'Making .venv …'; $(PYTHON) -m venv .venv; }
+	  echo 'Making .venv …'; $(PYTHON) -m venv --clear .venv; }
 	@echo 'Installing the locked requirements into .venv …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@rm -f .venv/.installed-* && touch $@

