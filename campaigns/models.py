@@ -111,7 +111,7 @@ class SocialAccount(TenantOwned):
 
 
 class Segment(TenantOwned):
-    """Contacts chosen by rules over their fields and attributes, compiled to one query (`campaigns.segments`)."""
+    """Contacts chosen by rules over fields and attributes, compiled to one query (`campaigns.segments`)."""
 
     name = models.CharField(max_length=200)
     rules = models.JSONField(default=dict)

@@ -143,7 +143,7 @@ class LocalPg:
     def stop(self) -> None:
         """Stop the server, whoever uses it."""
         with self._one_line_errors():
-            if self.state.exists():
+            if self.state.is_dir():
                 with self._lock():
                     self._keep.unlink(missing_ok=True)
                     self._stop()

@@ -67,8 +67,8 @@ class MessageTemplate(TenantOwned):
     variables = models.JSONField(
         default=list,
         blank=True,
-        help_text='Where each variable comes from: "name", "phone", "email", "external_id" or "attributes.<key>"; '
-        'or {"from": …, "default": …}.',
+        help_text='Where each variable comes from: "name", "phone", "email", "external_id" or '
+        '"attributes.<key>"; or {"from": …, "default": …}.',
     )
     components = models.JSONField(
         default=list, blank=True, help_text="Header and button components, sent as they stand."
@@ -104,7 +104,7 @@ class Broadcast(TenantOwned):
         OPERATOR = "operator"
         SPAM = "spam"
         FAILURES = "failures"
-        TOKEN = "token"
+        TOKEN = "token"  # noqa: S105 - why it paused, no secret
         BILLING = "billing"
         TEMPLATE = "template"
 

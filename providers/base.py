@@ -167,11 +167,11 @@ class ProviderError(Exception):
     """Something a provider was given cannot be spoken to or understood. Never carries a secret."""
 
 
-class BadSignature(ProviderError):  # noqa: N818 (reads as what it says)
+class BadSignature(ProviderError):
     """The webhook's signature does not fit its body: refuse it and store nothing."""
 
 
-class Unreadable(ProviderError):  # noqa: N818 (reads as what it says)
+class Unreadable(ProviderError):
     """The vendor's words are not in any shape we know."""
 
 

@@ -58,7 +58,8 @@ def all_rows_role() -> migrations.RunSQL:
             END IF;
             IF NOT EXISTS (
                 SELECT FROM pg_auth_members m
-                 WHERE m.roleid = '{ALL_ROWS_ROLE}'::regrole AND m.member = current_user::regrole AND m.set_option
+                 WHERE m.roleid = '{ALL_ROWS_ROLE}'::regrole
+                   AND m.member = current_user::regrole AND m.set_option
             ) THEN
                 EXECUTE format('GRANT {ALL_ROWS_ROLE} TO %I WITH INHERIT FALSE, SET TRUE', current_user);
             END IF;

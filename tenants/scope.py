@@ -110,7 +110,7 @@ class TenantOwned(models.Model):
 
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+")
 
-    objects = TenantManager.from_queryset(TenantQuerySet)()
+    objects = TenantManager()
 
     class Meta:
         abstract = True

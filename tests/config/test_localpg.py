@@ -367,6 +367,7 @@ def test_a_folder_that_cannot_be_written_says_so(base: Path) -> None:
     with pytest.raises(DatabaseUnavailable) as refused:
         LocalPg(base).ensure(hold=False)
     assert one_line(refused).startswith("no embedded database in")
+    (base / ".local").unlink()
 
 
 @pytest.fixture
