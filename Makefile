@@ -42,6 +42,7 @@ bench: install ## The benchmarks (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 install: $(STAMP) ## Set up .venv only
+	@:
 
 $(STAMP): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -51,11 +52,11 @@ $(STAMP): requirements/dev.txt
 	    echo "error: $(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }; \
 	  echo 'Making .venv …'; $(PYTHON) -m venv --clear .venv; }
 	@echo 'Installing the locked requirements into .venv …'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@rm -f .venv/.installed-* && touch $@
 
 lock: install ## Compile requirements/*.in into pinned, hashed *.txt
-	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@cd requirements && for name in base dev; do \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $(ARGS) $$name.in -o $$name.txt; done
