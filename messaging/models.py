@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from campaigns.models import Campaign, Contact
@@ -25,6 +26,9 @@ class Sender(TenantOwned):
     )
     kind = models.CharField(max_length=16, choices=Kind)
     address = models.CharField(max_length=64, help_text="WhatsApp: the phone number id. SMS: the short code.")
+    display_number = models.CharField(
+        max_length=32, blank=True, help_text="As people see it; some of the vendor's notices name only this."
+    )
     label = models.CharField(max_length=100, blank=True)
     rate_per_second = models.FloatField(default=80)
     quality = models.CharField(max_length=16, blank=True, editable=False)
@@ -74,6 +78,12 @@ class MessageTemplate(TenantOwned):
         default=list, blank=True, help_text="Header and button components, sent as they stand."
     )
     state = models.CharField(max_length=16, choices=State, default=State.APPROVED)
+    state_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When the vendor said so: its notices come in any order.",
+    )
     quality = models.CharField(max_length=16, blank=True, editable=False)
     vendor_id = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(default=now, editable=False)
@@ -167,6 +177,11 @@ class BroadcastStep(TenantOwned):
     share = models.PositiveSmallIntegerField(help_text="Percent of the audience.")
     state = models.CharField(max_length=8, choices=State, default=State.WAITING, editable=False)
     pause_detail = models.TextField(blank=True, editable=False)
+    watch = models.JSONField(
+        default=dict,
+        editable=False,
+        help_text="Where the window of `refuse_after_failures` began: counts then, and the share before.",
+    )
 
     class Meta:
         ordering = ["broadcast", "position"]
@@ -250,6 +265,8 @@ class Message(QueueItem):
             models.Index(fields=["tenant", "id"], name="message_in_doubt", condition=Q(state="in_doubt")),
             # statuses that carry no attempt
             models.Index(fields=["wamid"], name="message_wamid", condition=~Q(wamid="")),
+            # the latest failures of a step, and what can be tried again
+            models.Index(fields=["step", "-failed_at"], name="message_failed", condition=Q(state="failed")),
             models.Index(fields=["tenant", "-id"], name="message_latest"),
         ]
 
@@ -275,11 +292,14 @@ class MessageTally(models.Model):
     )
     state = models.CharField(max_length=16)
     n = models.IntegerField()
+    at = models.DateTimeField(db_default=Now(), help_text="Tells the rate of the last seconds.")
 
     objects = TenantManager()
 
     class Meta:
-        indexes = [models.Index(fields=["broadcast", "step", "state"], name="tally_of_step", include=["n"])]
+        indexes = [
+            models.Index(fields=["broadcast", "step", "state"], name="tally_of_step", include=["n", "at"])
+        ]
 
     def __str__(self) -> str:
         return f"{self.state} {self.n:+d}"
@@ -309,3 +329,25 @@ class Suppression(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.phone} ({self.channel})"
+
+
+class Correspondent(TenantOwned):
+    """Somebody on the other side: the vendor's id for them, and when they last chose what they get.
+
+    Stop and start come in any order and many times; the later one counts, whichever arrives last.
+    """
+
+    phone = models.CharField(max_length=16)
+    user_id = models.CharField(max_length=128, blank=True, help_text="People may be known by this alone.")
+    chose_at = models.DateTimeField(null=True, blank=True)
+    chose_marketing_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "phone"], name="correspondent_once")]
+        indexes = [
+            # notices that name a user id only
+            models.Index(fields=["tenant", "user_id"], name="correspondent_user_id", condition=~Q(user_id=""))
+        ]
+
+    def __str__(self) -> str:
+        return self.phone
