@@ -1,5 +1,8 @@
 from django.apps import AppConfig
+from django.conf import settings
 from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
+
+from config.logs import start_sentry
 
 
 class AdminConfig(DjangoAdminConfig):
@@ -9,3 +12,8 @@ class AdminConfig(DjangoAdminConfig):
 class ConfigConfig(AppConfig):
     name = "config"
     verbose_name = "Turnout"
+
+    def ready(self) -> None:
+        from config import checks  # noqa: F401 - registers them
+
+        start_sentry(settings.SENTRY_DSN)

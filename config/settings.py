@@ -20,11 +20,10 @@ DEBUG = env.bool("DEBUG", default=True)
 DEMO_SECRET_KEY = "turnout-demo-key-not-for-production"  # noqa: S105 - refused when DEBUG is off
 SECRET_KEY = env("SECRET_KEY", default=DEMO_SECRET_KEY)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 PUBLIC_URL = env("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[PUBLIC_URL])
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 LOG_FORMAT = env("LOG_FORMAT", default="console")
-LOGGING_CONFIG = None
-logging_config(LOG_FORMAT)
 ALERT_URLS = env.list("ALERT_URLS", default=[])
 SENTRY_DSN = env("SENTRY_DSN", default="")
 
@@ -35,6 +34,18 @@ DEMO_META_APP_SECRET = "demo-app-secret"  # noqa: S105 - refused when DEBUG is o
 META_APP_SECRET = env("META_APP_SECRET", default=DEMO_META_APP_SECRET)
 DEMO_META_VERIFY_TOKEN = "demo-verify-token"  # noqa: S105 - refused when DEBUG is off
 META_VERIFY_TOKEN = env("META_VERIFY_TOKEN", default=DEMO_META_VERIFY_TOKEN)
+
+LOGGING = logging_config(
+    LOG_FORMAT,
+    secrets=[
+        SECRET_KEY,
+        *TOKEN_KEYS,
+        META_APP_SECRET,
+        META_VERIFY_TOKEN,
+        SENTRY_DSN,
+        *ALERT_URLS,
+    ],
+)
 
 # -- vendors: scheme and host, so that the sandbox can stand in ------------------------------
 WHATSAPP_URL = env("WHATSAPP_URL", default="https://graph.facebook.com").rstrip("/")
@@ -71,6 +82,7 @@ INSTALLED_APPS = [
     "config.apps.ConfigConfig",
 ]
 MIDDLEWARE = [
+    "config.middleware.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -99,7 +111,12 @@ TEMPLATES = [
 
 # -- database: PostgreSQL only; without DATABASE_URL the embedded server, started on first need --
 DATABASE_URL = env("DATABASE_URL", default="")
-DATABASES = {"default": env.db("DATABASE_URL") if DATABASE_URL else LocalPg().django()}
+try:
+    DATABASES = {"default": env.db("DATABASE_URL") if DATABASE_URL else LocalPg().django()}
+except ValueError:
+    DATABASES = {"default": {}}
+if DATABASES["default"].get("ENGINE") != "django.db.backends.postgresql":
+    DATABASES["default"] = {"ENGINE": "django.db.backends.dummy"}  # config.checks says what to set
 DATABASES["default"]["CONN_MAX_AGE"] = 60
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
