@@ -83,7 +83,7 @@ class TenantModelForm(ModelForm):
 
     def _get_validation_exclusions(self) -> set[str]:
         # Uniqueness is per tenant, so the tenant takes part although it is not in the form.
-        return super()._get_validation_exclusions() - {"tenant"}  # type: ignore[misc, no-any-return]
+        return super()._get_validation_exclusions() - {"tenant"}  # type: ignore[misc]
 
     def _post_clean(self) -> None:
         if self.fixed_tenant is not None and self.instance.tenant_id is None:
