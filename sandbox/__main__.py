@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         serve(config, options.port, host=options.host, ready=_say)
     except OSError as error:
-        sys.stderr.write(f"sandbox: cannot listen on {options.host}:{options.port}: {error.strerror}\n")
+        why = str(error.strerror or error).partition(" (while")[0]  # Python adds the address again
+        sys.stderr.write(f"sandbox: cannot listen on {options.host}:{options.port}: {why}\n")
         return 1
     return 0
 
