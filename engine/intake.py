@@ -14,8 +14,8 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 import structlog
-from psycopg.conninfo import make_conninfo
 from django.db import connection
+from psycopg.conninfo import make_conninfo
 
 log = structlog.stdlib.get_logger("turnout.intake")
 

