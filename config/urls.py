@@ -1,6 +1,12 @@
 """Every address that Turnout answers."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from tenants.switch import choose_tenant
+
+urlpatterns = [
+    path("admin/tenant/", choose_tenant, name="choose_tenant"),
+    path("admin/", admin.site.urls),
+    path("api/", include("config.api")),
+]

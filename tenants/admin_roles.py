@@ -7,6 +7,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
+from tenants.middleware import STAFF
 from tenants.models import Membership
 from tenants.scope import ALL, NoTenantScope, current_scope
 
@@ -33,7 +34,7 @@ def role_of(request: HttpRequest) -> Role:
         scope = current_scope()
     except NoTenantScope:
         return Role.NOBODY
-    if scope == ALL or user.is_superuser:
+    if scope == ALL or user.is_superuser or getattr(request, "tenant_role", None) == STAFF:
         return Role.PLATFORM
     known: dict[int, Role] = request.__dict__.setdefault("_turnout_roles", {})
     if scope not in known:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -31,6 +34,7 @@ class Tenant(models.Model):
 
     class Meta:
         ordering = ["name"]
+        permissions = [("see_all_tenants", "Platform staff: may see and work for every tenant")]
 
     def __str__(self) -> str:
         return self.name
@@ -71,6 +75,41 @@ class ApiKey(TenantOwned):
         return f"{self.name} ({self.prefix}…)"
 
 
+class ApiKeyWindow(models.Model):
+    """How much a key was used in this minute and the one before: its throttle, shared by all processes.
+
+    Kept apart from the key, and unlogged (`0004_walls`): it changes with every request and may be lost.
+    """
+
+    key = models.OneToOneField(ApiKey, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    started_at = models.DateTimeField()
+    used = models.PositiveIntegerField()
+    used_before = models.PositiveIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.used} since {self.started_at:%H:%M}"
+
+
+class IdempotentRequest(TenantOwned):
+    """The answer to a POST that carried an `Idempotency-Key`, kept for a day so that it can be given again.
+
+    Written in the request's own transaction: an answer is kept if and only if what it says happened.
+    """
+
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, address and body.")
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.BinaryField(default=b"")
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "key"], name="idempotency_key_once")]
+        indexes = [models.Index(fields=["created_at"], name="idempotent_request_age")]  # to forget old ones
+
+    def __str__(self) -> str:
+        return self.key
+
+
 def provider_names() -> list[tuple[str, str]]:
     """The vendors of the contract. A callable, so that a new vendor needs no migration."""
     return [
@@ -80,6 +119,10 @@ def provider_names() -> list[tuple[str, str]]:
         ("apify", "Apify"),
         ("youtube", "YouTube"),
     ]
+
+
+SECRET_SETTINGS = ("app_secret", "verify_token", "webhook_secret")
+"""The settings of a provider token that are as secret as the token itself: sealed, never shown."""
 
 
 class ProviderToken(TenantOwned):
@@ -96,6 +139,7 @@ class ProviderToken(TenantOwned):
     label = models.CharField(max_length=100)
     sealed_secret = models.TextField(editable=False)
     config = models.JSONField(default=dict, blank=True, help_text="What the vendor needs beside the secret.")
+    sealed_config = models.TextField(blank=True, editable=False)
     state = models.CharField(max_length=16, choices=State, default=State.ACTIVE)
     hourly_allowance = models.PositiveIntegerField(
         null=True, blank=True, help_text="Calls an hour; empty: no limit."
@@ -121,6 +165,21 @@ class ProviderToken(TenantOwned):
     @secret.setter
     def secret(self, plain: str) -> None:
         self.sealed_secret = secrets.encrypt(plain)
+
+    @property
+    def secret_config(self) -> dict[str, Any]:
+        """Those of `SECRET_SETTINGS` that this token has, opened: {"app_secret": …, "verify_token": …}."""
+        opened: dict[str, Any] = json.loads(secrets.decrypt(self.sealed_config)) if self.sealed_config else {}
+        return opened
+
+    @secret_config.setter
+    def secret_config(self, plain: dict[str, Any]) -> None:
+        self.sealed_config = secrets.encrypt(json.dumps(plain)) if plain else ""
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Read one setting, whether it is kept openly in `config` or sealed."""
+        found = self.secret_config if name in SECRET_SETTINGS else self.config
+        return found.get(name, default)
 
     @property
     def usable(self) -> bool:

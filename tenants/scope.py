@@ -39,7 +39,7 @@ def tenant_scope(tenant_id: int) -> Iterator[None]:
     """See one tenant's rows only. Opens a transaction, since PostgreSQL's half lasts as long as one."""
     token = _scope.set(tenant_id)
     try:
-        with transaction.atomic(), _local("role", "none"), _local("app.tenant_id", str(tenant_id)):
+        with _local({"role": "none", "app.tenant_id": str(tenant_id)}):
             yield
     finally:
         _scope.reset(token)
@@ -55,7 +55,7 @@ def all_tenants() -> Iterator[None]:
     token = _scope.set(ALL)
     try:
         if connection.in_atomic_block:
-            with _local("role", ALL_ROWS_ROLE):
+            with _local({"role": ALL_ROWS_ROLE}):
                 yield
         else:
             with _session_role(ALL_ROWS_ROLE):
@@ -65,17 +65,32 @@ def all_tenants() -> Iterator[None]:
 
 
 @contextmanager
-def _local(name: str, value: str) -> Iterator[None]:
-    """Set a setting for the rest of this block, and put the old value back.
+def _local(settings: dict[str, str]) -> Iterator[None]:
+    """Set settings for the rest of this block, and put the old values back.
 
-    An exception is not cleaned up after: it rolls the savepoint back, and the setting with it.
+    A block that is rolled back, by an exception or by `set_rollback`, is not cleaned up after: the
+    rollback takes its settings with it. Neither is an outermost one: they end with its transaction.
     """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT coalesce(current_setting(%s, true), '')", [name])
-        before = cursor.fetchone()[0]
-        cursor.execute("SELECT set_config(%s, %s, true)", [name, value])
+    outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        before = _set(settings)
         yield
-        cursor.execute("SELECT set_config(%s, %s, true)", [name, before])
+        if not outermost and not connection.needs_rollback:
+            _set(before)
+
+
+def _set(settings: dict[str, str]) -> dict[str, str]:
+    """Set settings of the transaction in one round trip; returns what they were."""
+    reads = ", ".join("coalesce(current_setting(%s, true), '')" for _ in settings)
+    writes = ", ".join("set_config(%s, %s, true)" for _ in settings)
+    pairs = [part for pair in settings.items() for part in pair]
+    with connection.cursor() as cursor:
+        # a subquery that may not be flattened: the old values are read before the new ones are set
+        cursor.execute(
+            f"SELECT old.*, {writes} FROM (SELECT {reads} OFFSET 0) old",
+            [*pairs, *settings],
+        )
+        return dict(zip(settings, cursor.fetchone(), strict=False))
 
 
 @contextmanager

@@ -1,0 +1,21 @@
+"""Every resource of the API. The basename of each is also the name of its scopes."""
+
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.routers import SimpleRouter
+
+from engine.api import ProviderTokenViewSet, UsageViewSet
+from tenants.api.problems import no_such_address
+
+router = SimpleRouter()
+router.register("provider-tokens", ProviderTokenViewSet, "provider-tokens")
+router.register("usage", UsageViewSet, "usage")
+
+urlpatterns = [
+    path("v1/", include(router.urls)),
+    path("schema/", SpectacularAPIView.as_view(throttle_classes=[]), name="api-schema"),
+    path(
+        "docs/", SpectacularSwaggerView.as_view(url_name="api-schema", throttle_classes=[]), name="api-docs"
+    ),
+    re_path("", no_such_address),
+]

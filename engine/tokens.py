@@ -1,0 +1,97 @@
+"""Ask a vendor whether a token still works, and draw the consequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils.timezone import now
+
+from engine.models import Lane
+from providers import base, http
+from providers.base import Call, Standing
+from tenants.errors import ActionRefused
+from tenants.models import ProviderToken
+from tenants.scope import all_tenants
+from tenants.secrets import SecretUnreadable
+
+DEAD = (Standing.EXPIRED, Standing.REVOKED)
+PAUSE_REASON = "token"
+INCIDENT = "token_dead"
+
+_URLS = {
+    "whatsapp": "WHATSAPP_URL",
+    "meta": "META_GRAPH_URL",
+    "lime": "LIME_URL",
+    "apify": "APIFY_URL",
+    "youtube": "YOUTUBE_URL",
+}
+_DETAIL = 500
+
+
+def check_token(*, token_id: int) -> tuple[Standing, str]:
+    """Ask the vendor about one token; returns how it stands and the vendor's words, redacted.
+
+    Makes a network call, so it must not be called inside a transaction: it raises RuntimeError there.
+    A dead token pauses its lanes and opens an incident; one that works again ends both. Raises
+    `ActionRefused` when the token cannot be asked about.
+    """
+    if connection.in_atomic_block:
+        raise RuntimeError("check_token makes a network call: call it outside any transaction")
+    with all_tenants():
+        token = ProviderToken.objects.filter(pk=token_id).first()
+    if token is None:
+        raise ActionRefused(f"There is no provider token {token_id}.")
+    call, module = _call(token)
+    response = http.send_now(call)
+    standing, words = module.read_check(response, secrets=call.secrets)
+    detail = base.redact(str(words), call.secrets)[:_DETAIL]
+    standing = Standing(standing)
+    _settle(token_id, token.sealed_secret, standing, detail)
+    return standing, detail
+
+
+def _call(token: ProviderToken) -> tuple[Call, Any]:
+    try:
+        module: Any = base.load(token.provider)
+        call: Call = module.check_token(
+            base_url=getattr(settings, _URLS[token.provider]),
+            version=str(token.setting("version") or module.DEFAULT_VERSION),
+            token=token.secret,
+            object_id=str(token.setting("waba_id") or "me"),
+        )
+    except base.ProviderError as error:
+        raise ActionRefused(f"{token}: {error}.") from error
+    except SecretUnreadable as error:
+        raise ActionRefused(f"{token}: {error}") from error
+    return call, module
+
+
+def _settle(token_id: int, asked_with: str, standing: Standing, detail: str) -> None:
+    """Write down what the vendor said, unless the secret was changed while it was being asked."""
+    from engine.incidents import end_incident, open_incident
+
+    with transaction.atomic(), all_tenants():
+        token = ProviderToken.objects.select_for_update().filter(pk=token_id).first()
+        if token is None or token.sealed_secret != asked_with:
+            return
+        token.state, token.last_error, token.checked_at = standing.value, detail, now()
+        token.save(update_fields=["state", "last_error", "checked_at"])
+        lanes = Lane.objects.filter(token_id=token_id)
+        scope = f"token:{token_id}"
+        if standing in DEAD:
+            lanes.filter(paused_at=None).update(
+                paused_at=now(), pause_reason=PAUSE_REASON, last_error=detail or standing.value
+            )
+            open_incident(
+                tenant_id=token.tenant_id,
+                kind=INCIDENT,
+                scope=scope,
+                summary=f"{token} is {standing.value}: {detail or 'no reason given'}"[:300],
+                severity="critical",
+            )
+        elif standing in (Standing.ACTIVE, Standing.THROTTLED):
+            # only what a dead token had paused; an operator's pause stays
+            lanes.filter(pause_reason=PAUSE_REASON).update(paused_at=None, pause_reason="", last_error="")
+            end_incident(tenant_id=token.tenant_id, kind=INCIDENT, scope=scope)

@@ -1,0 +1,264 @@
+"""Rows for tests, with sensible values and unique names. Make them inside a scope.
+
+`TenantFactory()` and the others make what they stand on; give `tenant=` to keep a row and everything
+under it in one tenant.
+"""
+
+from __future__ import annotations
+
+import factory
+from django.contrib.auth import get_user_model
+from factory.django import DjangoModelFactory
+
+from campaigns import models as campaigns
+from engine import models as engine
+from messaging import models as messaging
+from tenants import keys
+from tenants import models as tenants
+from tenants.scope import all_tenants
+
+
+class UserFactory(DjangoModelFactory):
+    class Meta:
+        model = get_user_model()
+        skip_postgeneration_save = True
+
+    username = factory.Sequence("user{}".format)
+    password = factory.django.Password("a-password-of-tests")
+
+
+class TenantFactory(DjangoModelFactory):
+    class Meta:
+        model = tenants.Tenant
+
+    name = factory.Sequence("Tenant {}".format)
+    slug = factory.Sequence("tenant-{}".format)
+
+
+class OfTenant(DjangoModelFactory):
+    """The base of rows that belong to a tenant."""
+
+    class Meta:
+        abstract = True
+
+    tenant = factory.SubFactory(TenantFactory)
+
+
+def same_tenant(of: type[DjangoModelFactory]) -> factory.SubFactory:
+    """Make a parent in the row's own tenant."""
+    return factory.SubFactory(of, tenant=factory.SelfAttribute("..tenant"))
+
+
+class MembershipFactory(OfTenant):
+    """A person of the admin: an operator, unless `role` says otherwise."""
+
+    class Meta:
+        model = tenants.Membership
+
+    user = factory.SubFactory(UserFactory, is_staff=True)
+    role = tenants.Membership.Role.OPERATOR
+
+
+class ApiKeyFactory(OfTenant):
+    """A key with every scope. The key itself is `ApiKeyFactory().plain`."""
+
+    class Meta:
+        model = tenants.ApiKey
+        exclude = ("made",)
+
+    made = factory.LazyFunction(keys.make_key)
+    name = factory.Sequence("key {}".format)
+    prefix = factory.LazyAttribute(lambda key: key.made[1])
+    digest = factory.LazyAttribute(lambda key: key.made[2])
+    scopes = ["*"]
+
+    @classmethod
+    def _generate(cls, strategy, params):  # type: ignore[no-untyped-def]
+        made = params.pop("made", None) or keys.make_key()
+        key = super()._generate(strategy, {**params, "made": made})
+        key.plain = made[0]
+        return key
+
+
+class ProviderTokenFactory(OfTenant):
+    class Meta:
+        model = tenants.ProviderToken
+
+    provider = "whatsapp"
+    label = factory.Sequence("token {}".format)
+    secret = factory.Sequence("EAAtestsecret{}".format)
+    config = factory.LazyFunction(lambda: {"waba_id": "102290129340398"})
+
+
+class LaneFactory(OfTenant):
+    class Meta:
+        model = engine.Lane
+
+    queue = "messaging"
+    name = factory.Sequence("10{:013d}".format)
+    token = same_tenant(ProviderTokenFactory)
+    rate_per_second = 80
+
+
+class RunFactory(DjangoModelFactory):
+    class Meta:
+        model = engine.Run
+
+    queue = "messaging"
+    process = "tests:1"
+
+
+class IncidentFactory(DjangoModelFactory):
+    """Nobody's in particular, unless `tenant` says whose."""
+
+    class Meta:
+        model = engine.Incident
+
+    kind = "token_dead"
+    scope = factory.Sequence("token:{}".format)
+    summary = "A token is dead"
+
+
+class ReceiptFactory(DjangoModelFactory):
+    class Meta:
+        model = engine.Receipt
+
+    provider = "whatsapp"
+    body = b'{"object":"whatsapp_business_account","entry":[]}'
+
+
+class CampaignFactory(OfTenant):
+    class Meta:
+        model = campaigns.Campaign
+
+    name = factory.Sequence("Campaign {}".format)
+    state = campaigns.Campaign.State.ACTIVE
+
+
+class ContactFactory(OfTenant):
+    class Meta:
+        model = campaigns.Contact
+
+    external_id = factory.Sequence("c{}".format)
+    # Ofcom keeps +44 7700 900000 to 900999 free for drama, so these are nobody's
+    phone = factory.Sequence(lambda n: f"+447700{900000 + n % 1000}")
+    email = factory.LazyAttribute(lambda contact: f"{contact.external_id}@example.org")
+    name = factory.Sequence("Contact {}".format)
+    timezone = "Europe/London"
+
+
+class SocialAccountFactory(OfTenant):
+    class Meta:
+        model = campaigns.SocialAccount
+
+    contact = same_tenant(ContactFactory)
+    platform = campaigns.SocialAccount.Platform.INSTAGRAM
+    user_id = factory.Sequence("17841400{}".format)
+    username = factory.Sequence("person{}".format)
+
+
+class SegmentFactory(OfTenant):
+    class Meta:
+        model = campaigns.Segment
+
+    name = factory.Sequence("Segment {}".format)
+
+
+class CohortFactory(OfTenant):
+    class Meta:
+        model = campaigns.Cohort
+
+    name = factory.Sequence("Cohort {}".format)
+
+
+class CohortMemberFactory(OfTenant):
+    class Meta:
+        model = campaigns.CohortMember
+
+    cohort = same_tenant(CohortFactory)
+    contact = same_tenant(ContactFactory)
+
+
+class SpinEntryFactory(OfTenant):
+    class Meta:
+        model = campaigns.SpinEntry
+
+    campaign = same_tenant(CampaignFactory)
+    contact = same_tenant(ContactFactory)
+    spins = 3
+    reason = campaigns.SpinEntry.Reason.WON
+    source = factory.Sequence("completion:{}".format)
+
+
+class SenderFactory(OfTenant):
+    """A WhatsApp number with its lane, both on one token."""
+
+    class Meta:
+        model = messaging.Sender
+
+    provider_token = same_tenant(ProviderTokenFactory)
+    kind = messaging.Sender.Kind.WHATSAPP
+    address = factory.Sequence("20{:013d}".format)
+    rate_per_second = 80
+    lane = factory.SubFactory(
+        LaneFactory,
+        tenant=factory.SelfAttribute("..tenant"),
+        token=factory.SelfAttribute("..provider_token"),
+        name=factory.SelfAttribute("..address"),
+    )
+
+
+class MessageTemplateFactory(OfTenant):
+    class Meta:
+        model = messaging.MessageTemplate
+
+    name = factory.Sequence("template_{}".format)
+    body = "Hello {{1}}, your prize is waiting."
+    variables = factory.LazyFunction(lambda: ["name"])
+
+
+class BroadcastFactory(OfTenant):
+    class Meta:
+        model = messaging.Broadcast
+
+    campaign = same_tenant(CampaignFactory)
+    sender = same_tenant(SenderFactory)
+    name = factory.Sequence("Broadcast {}".format)
+    audience = factory.LazyFunction(lambda: {"all": True})
+
+
+class BroadcastStepFactory(OfTenant):
+    class Meta:
+        model = messaging.BroadcastStep
+
+    broadcast = same_tenant(BroadcastFactory)
+    position = 1
+    template = same_tenant(MessageTemplateFactory)
+    share = 100
+
+
+class MessageFactory(OfTenant):
+    """A queued message of the only step of its broadcast."""
+
+    class Meta:
+        model = messaging.Message
+
+    step = same_tenant(BroadcastStepFactory)
+    broadcast = factory.SelfAttribute("step.broadcast")
+    lane = factory.SelfAttribute("step.broadcast.sender.lane")
+    contact = same_tenant(ContactFactory)
+    phone = factory.SelfAttribute("contact.phone")
+
+
+class SuppressionFactory(OfTenant):
+    class Meta:
+        model = messaging.Suppression
+
+    phone = factory.Sequence(lambda n: f"+447700{900000 + n % 1000}")
+    reason = "asked to stop"
+
+
+def two_tenants() -> tuple[tenants.Tenant, tenants.Tenant]:
+    """Make the two tenants that every fixture needs: what one does must not be seen by the other."""
+    with all_tenants():
+        return TenantFactory(name="Acme", slug="acme"), TenantFactory(name="Bolt", slug="bolt")
