@@ -1,0 +1,98 @@
+"""Addresses that messages leave from, each with the lane that paces it."""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+
+from engine.models import Lane
+from messaging.models import Sender
+from tenants.errors import ActionRefused
+from tenants.models import ProviderToken
+
+QUEUE = "messaging"
+PROVIDERS = {Sender.Kind.WHATSAPP: "whatsapp", Sender.Kind.SMS: "lime"}
+SENDER_FIELDS = frozenset({"label", "display_number", "rate_per_second"})
+
+
+@transaction.atomic
+def create_sender(
+    *,
+    tenant_id: int,
+    provider_token_id: int,
+    kind: str,
+    address: str,
+    rate_per_second: float = 80,
+    label: str = "",
+    display_number: str = "",
+) -> Sender:
+    """Add an address and its lane. Refused when anybody, of whatever tenant, has it already."""
+    token = ProviderToken.objects.filter(pk=provider_token_id, tenant_id=tenant_id).first()
+    if token is None:
+        raise ActionRefused(f"There is no provider token {provider_token_id}.", field="provider_token")
+    if kind not in PROVIDERS:
+        raise ActionRefused(f"“{kind}” is no kind of sender.", field="kind")
+    needed = PROVIDERS[Sender.Kind(kind)]
+    if token.provider != needed:
+        raise ActionRefused(
+            f"A {kind} sender needs a {needed} token; this one is for {token.provider}.",
+            field="provider_token",
+        )
+    address = address.strip()
+    if not address:
+        raise ActionRefused("A sender needs an address.", field="address")
+    _check_rate(rate_per_second)
+    try:
+        with transaction.atomic():
+            lane = Lane.objects.create(
+                tenant_id=tenant_id,
+                queue=QUEUE,
+                name=address if kind == Sender.Kind.WHATSAPP else f"{kind}:{address}",
+                token=token,
+                rate_per_second=rate_per_second,
+                allowance=token.hourly_allowance,
+            )
+            sender: Sender = Sender.objects.create(
+                tenant_id=tenant_id,
+                provider_token=token,
+                kind=kind,
+                address=address,
+                label=label,
+                display_number=display_number,
+                rate_per_second=rate_per_second,
+                lane=lane,
+            )
+            return sender
+    except IntegrityError as error:
+        if "lane_once" in str(error) or "sender_address_once" in str(error):
+            raise ActionRefused(
+                f"The {kind} address {address} is in use: an address belongs to one sender of one tenant.",
+                field="address",
+            ) from None
+        raise
+
+
+@transaction.atomic
+def update_sender(*, sender_id: int, **changes: object) -> Sender:
+    """Change a sender's label, number as shown, or rate; the lane follows within a second."""
+    if unknown := changes.keys() - SENDER_FIELDS:
+        raise ActionRefused(
+            f"A sender's {', '.join(sorted(unknown))} cannot be changed: make another sender.",
+            field=min(unknown),
+        )
+    sender: Sender | None = Sender.objects.select_for_update(no_key=True).filter(pk=sender_id).first()
+    if sender is None:
+        raise ActionRefused(f"There is no sender {sender_id}.")
+    for name, value in changes.items():
+        setattr(sender, name, value)
+    if "rate_per_second" in changes:
+        _check_rate(sender.rate_per_second)
+        # what throttling had cut the old rate to says nothing about the new one
+        Lane.objects.filter(pk=sender.lane_id).update(rate_per_second=sender.rate_per_second, rate_now=None)
+    if changes:
+        sender.save(update_fields=list(changes))
+    return sender
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate <= 1_000_000:
+        raise ActionRefused("The rate must be more than 0 messages a second.", field="rate_per_second")
