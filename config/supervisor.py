@@ -1,0 +1,190 @@
+"""Keep child processes running: start, watch, restart, and end all of them together.
+
+Each child leads a process group of its own, so that ^C reaches the supervisor alone, and that what a
+dead child leaves behind can be found. `config.guardian` ends them if the supervisor is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Final
+
+from config.guardian import end_groups
+from config.localpg import PROJECT
+from engine.stopping import STOP_FD
+
+GRACE_SECONDS: Final = 8.0
+WEDGED_SECONDS: Final = 180.0
+BACKOFF: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_SECONDS: Final = 60.0  # one that ran this long starts over at the shortest wait
+
+Say = Callable[[str, str], None]
+"""Take one line of a child's output: the child's name, the line."""
+
+
+class PortTaken(OSError):
+    """Something else listens there."""
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise PortTaken, with one clear line, unless a server could listen there now."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"port {port} is taken: stop what listens there, or choose another with --port"
+            ) from None
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}") from None
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep running. `cluster` names the heartbeat that shows it works, if it has one."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = ""
+
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+
+
+class Supervisor:
+    """Holds children to their work. `start`, then `watch` a few times a second, then `stop`."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        say: Say,
+        *,
+        heartbeats: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
+        self.children = list(children)
+        self.say = say
+        self.heartbeats = heartbeats
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._stop_pipe: tuple[int, int] | None = None
+        self._looked_at = time.monotonic()
+
+    def start(self) -> None:
+        self._stop_pipe = os.pipe()
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-m", "config.guardian"],
+            stdin=subprocess.PIPE,
+            cwd=PROJECT,
+            start_new_session=True,
+        )
+        for child in self.children:
+            self._start(child)
+
+    def watch(self) -> None:
+        """Restart what has died, and what no longer beats."""
+        now = time.monotonic()
+        for child in self.children:
+            if child.process is None:
+                if now >= child.start_at:
+                    child.restarts += 1
+                    self._start(child)
+            elif child.process.poll() is not None:
+                self._bury(child)
+        if self.heartbeats and now - self._looked_at > 15:
+            self._looked_at = now
+            self._end_wedged(self.heartbeats())
+
+    def stop(self, *, grace: float = GRACE_SECONDS) -> None:
+        """End every child: each leader is asked, and after `grace` seconds what is left is killed."""
+        if self._stop_pipe:
+            os.close(self._stop_pipe[1])  # the runs under way see it and wind down
+        running = [child for child in self.children if child.process is not None]
+        for child in running:
+            self.say("run", f"stopping {child.name}")
+        reapers = [
+            threading.Thread(target=child.process.wait, daemon=True) for child in running if child.process
+        ]
+        for reaper in reapers:
+            reaper.start()  # a zombie still counts as a member of its group
+        end_groups({child.process.pid for child in running if child.process}, grace=grace)
+        for reaper in reapers:
+            reaper.join(5)
+        for child in running:
+            child.process = None
+        if self._guardian and self._guardian.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._guardian.stdin.close()
+            self._guardian.wait()
+        if self._stop_pipe:
+            os.close(self._stop_pipe[0])
+            self._stop_pipe = None
+
+    def _start(self, child: Child) -> None:
+        assert self._stop_pipe is not None
+        child.process = subprocess.Popen(
+            child.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", STOP_FD: str(self._stop_pipe[0]), **child.env},
+            pass_fds=[self._stop_pipe[0]],
+            start_new_session=True,
+        )
+        child.started_at = time.monotonic()
+        self._tell_guardian("+", child.process.pid)
+        assert child.process.stdout is not None
+        threading.Thread(target=self._read, args=(child.name, child.process.stdout), daemon=True).start()
+
+    def _bury(self, child: Child) -> None:
+        """Clear away what a dead child left, and set the time of its next start."""
+        assert child.process is not None
+        code, pid = child.process.returncode, child.process.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        self._tell_guardian("-", pid)
+        child.process = None
+        now = time.monotonic()
+        child.failures = 0 if now - child.started_at > STEADY_SECONDS else child.failures
+        wait = BACKOFF[min(child.failures, len(BACKOFF) - 1)]
+        child.failures += 1
+        child.start_at = now + wait
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self.say("run", f"{child.name} ended ({how}); starting it again in {wait:g} s")
+
+    def _end_wedged(self, ages: Mapping[str, float]) -> None:
+        """End the clusters that have not beaten for three minutes; `watch` then starts them again.
+
+        django-q2 stops without a word when a worker dies at the wrong moment (docs/operating.md).
+        """
+        for child in self.children:
+            if not child.cluster or child.process is None:
+                continue
+            silent = min(ages.get(child.cluster, float("inf")), time.monotonic() - child.started_at)
+            if silent > WEDGED_SECONDS:
+                self.say("run", f"{child.name} has shown no sign of work for {silent:.0f} s: ending it")
+                end_groups({child.process.pid}, grace=2)
+
+    def _tell_guardian(self, sign: str, pid: int) -> None:
+        if self._guardian and self._guardian.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._guardian.stdin.write(f"{sign}{pid}\n".encode())
+                self._guardian.stdin.flush()
+
+    def _read(self, name: str, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                self.say(name, line.decode(errors="replace").rstrip("\n"))
