@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils.timezone import now
 
+from engine.incidents import end_incident, open_incident
 from engine.models import Lane
 from providers import base, http
 from providers.base import Call, Standing
@@ -70,8 +71,6 @@ def _call(token: ProviderToken) -> tuple[Call, Any]:
 
 def _settle(token_id: int, asked_with: str, standing: Standing, detail: str) -> None:
     """Write down what the vendor said, unless the secret was changed while it was being asked."""
-    from engine.incidents import end_incident, open_incident
-
     with transaction.atomic(), all_tenants():
         token = ProviderToken.objects.select_for_update().filter(pk=token_id).first()
         if token is None or token.sealed_secret != asked_with:
