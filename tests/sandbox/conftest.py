@@ -19,7 +19,7 @@ def send() -> Send:
     """Send one message as our own provider does: `send(url, to=…)`."""
 
     def make(url: str, to: str = "+4915112345678", number: str = NUMBER, **changes: Any) -> Response:
-        values = {
+        values: dict[str, Any] = {
             "token": "t0k",
             "template": "offer",
             "language": "en",

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from providers import whatsapp
 from providers.base import ProviderError
-from providers.whatsapp import Event
+from providers.whatsapp import Event, StatusUpdate
 
 APP_SECRET = "app-secret"
 
@@ -27,6 +27,10 @@ class Receiver:
     times: list[float] = field(default_factory=list)
     refused: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def statuses(self) -> list[StatusUpdate]:
+        return [event for event in self.events if isinstance(event, StatusUpdate)]
 
     def wait(self, until: Callable[[Receiver], object], seconds: float = 15.0) -> None:
         with self.changed:

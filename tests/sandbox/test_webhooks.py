@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from providers.base import Done, InDoubt
-from providers.whatsapp import StatusUpdate, TemplateStatus, read_send
+from providers.whatsapp import TemplateStatus, read_send
 from sandbox import SandboxConfig, running
 from tests.sandbox.conftest import NUMBER
 from tests.sandbox.receiver import APP_SECRET, receiving
@@ -37,9 +37,8 @@ def test_every_accepted_message_is_reported_in_order_and_with_our_attempt(send, 
         receiver.wait(lambda seen: len(seen.events) == 3)
         counted = stats(vendor.url)["webhooks"]
     assert isinstance(outcome, Done)
-    assert [event.status for event in receiver.events] == ["sent", "delivered", "read"]
-    for event in receiver.events:
-        assert isinstance(event, StatusUpdate)
+    assert [event.status for event in receiver.statuses] == ["sent", "delivered", "read"]
+    for event in receiver.statuses:
         assert event.wamid == outcome.fields["wamid"]
         assert (event.phone_number_id, event.attempt) == (NUMBER, "attempt-+4915112345678")
         assert (event.recipient, event.pricing_category) == ("4915112345678", "marketing")
@@ -94,9 +93,9 @@ def test_shuffled_copies_all_arrive_and_out_of_order(send):
         for n in range(10):
             send(vendor.url, to=to(n))
         receiver.wait(lambda seen: len(seen.events) == 120)
-    assert set(Counter((event.attempt, event.status) for event in receiver.events).values()) == {4}
-    firsts = {}
-    for event in receiver.events:
+    assert set(Counter((event.attempt, event.status) for event in receiver.statuses).values()) == {4}
+    firsts: dict[str | None, str] = {}
+    for event in receiver.statuses:
         firsts.setdefault(event.attempt, event.status)
     assert set(firsts.values()) != {"sent"}, "ten of ten in order: a chance of one in 59,049"
 
@@ -105,7 +104,7 @@ def test_a_status_can_arrive_before_the_sends_own_answer(send):
     config = FAST.merge({"webhook_first": True, "delivered": 0.0})
     with receiving(503) as receiver, running(config.merge({"webhook_url": receiver.url})) as vendor:
         outcome = read_send(send(vendor.url))
-        arrived = [event.wamid for event in receiver.events]  # without waiting
+        arrived = [event.wamid for event in receiver.statuses]  # without waiting
     assert isinstance(outcome, Done)
     assert arrived == [outcome.fields["wamid"]]
 
@@ -116,9 +115,9 @@ def test_failures_after_acceptance_come_with_their_code(send):
         for n in range(40):
             assert isinstance(read_send(send(vendor.url, to=to(n))), Done)
         receiver.wait(lambda seen: len(seen.events) == 40)
-    assert {event.status for event in receiver.events} == {"failed"}
-    assert {event.error_code for event in receiver.events} == {"131026", "131049"}
-    assert all(event.error_title and event.error_detail for event in receiver.events)
+    assert {event.status for event in receiver.statuses} == {"failed"}
+    assert {event.error_code for event in receiver.statuses} == {"131026", "131049"}
+    assert all(event.error_title and event.error_detail for event in receiver.statuses)
 
 
 def test_some_statuses_can_be_left_out(send):
@@ -126,7 +125,7 @@ def test_some_statuses_can_be_left_out(send):
     with receiving() as receiver, running(config.merge({"webhook_url": receiver.url})) as vendor:
         send(vendor.url)
         receiver.wait(lambda seen: len(seen.events) == 2)
-    assert [event.status for event in receiver.events] == ["sent", "read"]
+    assert [event.status for event in receiver.statuses] == ["sent", "read"]
 
 
 @pytest.mark.parametrize("fault", ["reset_after", "hang_after", "unreadable"])
@@ -135,7 +134,7 @@ def test_a_message_whose_answer_was_lost_is_still_reported(fault, send):
     with receiving() as receiver, running(config.merge({"webhook_url": receiver.url})) as vendor:
         assert isinstance(read_send(send(vendor.url, timeout=0.4)), InDoubt)
         receiver.wait(lambda seen: len(seen.events) == 3)
-    assert receiver.events[0].attempt == "attempt-+4915112345678"
+    assert receiver.statuses[0].attempt == "attempt-+4915112345678"
 
 
 @pytest.mark.parametrize("fault", ["reset_before", "fail_graph", "fail_bare"])

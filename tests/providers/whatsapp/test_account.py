@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from providers import whatsapp
 from providers.base import Lost, Reply, Standing, Unreadable, Unsent
 
 TOKEN = "t0k"
-WHERE = {"base_url": "https://graph.example.invalid", "version": "v25.0", "token": TOKEN}
+WHERE: dict[str, Any] = {"base_url": "https://graph.example.invalid", "version": "v25.0", "token": TOKEN}
 
 
 def error(code: int, subcode: int | None = None) -> bytes:
@@ -72,7 +73,7 @@ def test_a_number_is_read():
 
 
 def test_a_page_of_templates_is_read_and_names_the_next():
-    body = {
+    body: dict[str, Any] = {
         "data": [
             {
                 "id": "9",
