@@ -62,6 +62,9 @@ class Lane(TenantOwned):
     holder = models.BigIntegerField(null=True, editable=False, help_text="The run that drains it.")
     fence = models.BigIntegerField(default=0, editable=False, help_text="Grows at each take-over.")
     leased_until = models.DateTimeField(null=True, editable=False)
+    paced_until = models.DateTimeField(
+        null=True, editable=False, help_text="The next holder's first send: spacing survives a hand-over."
+    )
 
     objects = TenantManager.from_queryset(LaneQuerySet)()
 

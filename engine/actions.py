@@ -1,0 +1,49 @@
+"""What an operator does to lanes, and what the minute's watch does for those that nobody drains."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.utils import timezone
+
+from engine.ledger import free_dead
+from engine.models import Incident, Lane
+from engine.processors import all_queues, get_queue
+from engine.runner import Runner
+from engine.schedules import enqueue
+from tenants.errors import ActionRefused
+
+
+@transaction.atomic
+def pause_lane(*, lane_id: int, reason: str = "operator") -> int:
+    """Let nothing more leave by this lane. Takes effect within a quarter of a lease."""
+    return Lane.objects.filter(pk=lane_id, paused_at=None).update(paused_at=timezone.now(), pause_reason=reason)
+
+
+@transaction.atomic
+def resume_lane(*, lane_id: int) -> int:
+    """Open a lane again and start on what waits; refused while its token cannot be used."""
+    lane = Lane.objects.select_for_update(of=("self",)).select_related("token").get(pk=lane_id)
+    if not lane.token.usable:
+        raise ActionRefused(
+            f"the token “{lane.token.label}” is {lane.token.state}: give it a new secret and check it, then resume"
+        )
+    if lane.paused_at is None and lane.breaker == Lane.Breaker.CLOSED:
+        return 0
+    Lane.objects.filter(pk=lane_id).update(
+        paused_at=None, pause_reason="", breaker=Lane.Breaker.CLOSED, open_until=None, last_error=""
+    )
+    Incident.objects.filter(scope=f"lane:{lane_id}", ended_at=None).update(ended_at=timezone.now())
+    enqueue(lane.queue)
+    return 1
+
+
+def recover_lanes() -> tuple[int, int]:
+    """Free every queue's lanes whose holder died. Returns rows (given back, in doubt)."""
+    given_back = in_doubt = 0
+    for name in all_queues():
+        queue = get_queue(name)
+        if isinstance(queue, Runner):
+            with transaction.atomic():
+                back, doubt = free_dead(queue.processor)
+            given_back, in_doubt = given_back + back, in_doubt + doubt
+    return given_back, in_doubt

@@ -1,0 +1,216 @@
+"""The four verbs that move rows: claim, mark as sending, settle, give back; and what a dead runner left.
+
+Each is one statement over all lanes, whatever their number. All of them name the run that acts, and the
+first two also ask whether that run still holds the lane, so that a runner which stood still past its lease
+can neither take rows nor let a request leave. Rows are locked by primary key, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import Cursor
+
+from engine.processors import Item, Processor, Stale
+
+LANES = "engine_lane"
+
+
+@dataclass(slots=True, frozen=True)
+class Flow:
+    """Rows of one lane that wait behind each other. `due_in` is in seconds, 0 or less when due."""
+
+    lane_id: int
+    flow: int
+    due_in: float
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What one row becomes. `delay` in seconds moves its due time; `forget` drops the attempt, since it
+    certainly did nothing."""
+
+    id: int
+    state: str
+    delay: float | None = None
+    attempts_used: int = 0
+    code: str = ""
+    detail: str = ""
+    forget: bool = False
+    fields: Mapping[str, Any] | None = None
+
+
+class Claims:
+    """A processor's statements, written once from its table and columns."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+        table, flow = processor.model._meta.db_table, processor.flow
+        runnable = processor.runnable.format(flow=f"m.{flow}")
+        columns = "".join(f", m.{name}" for name in processor.columns)
+        stale_state = "in_doubt" if processor.stale is Stale.IN_DOUBT else "queued"
+
+        self._flows = f"""
+            WITH RECURSIVE found AS (
+                (SELECT lane_id, {flow} AS flow, due_at FROM {table}
+                  WHERE state = 'queued' ORDER BY lane_id, {flow}, due_at LIMIT 1)
+                UNION ALL
+                SELECT next.* FROM found CROSS JOIN LATERAL (
+                    SELECT lane_id, {flow}, due_at FROM {table}
+                     WHERE state = 'queued' AND (lane_id, {flow}) > (found.lane_id, found.flow)
+                     ORDER BY lane_id, {flow}, due_at LIMIT 1) AS next
+            )
+            SELECT found.lane_id, found.flow,
+                   extract(epoch FROM greatest(
+                       found.due_at, l.open_until,
+                       CASE WHEN l.used >= l.allowance THEN l.window_ends_at END) - now())::float8
+              FROM found JOIN {LANES} AS l ON l.id = found.lane_id AND l.paused_at IS NULL
+             WHERE {processor.runnable.format(flow="found.flow")}"""
+
+        self._claim = f"""
+            UPDATE {table} AS m SET state = 'claimed', run = %(run)s
+             WHERE m.id = ANY(ARRAY(
+                SELECT pick.id
+                  FROM unnest(%(lanes)s::bigint[], %(flows)s::bigint[], %(counts)s::int[]) AS want(lane, flow, n)
+                  JOIN {LANES} AS l ON l.id = want.lane AND l.holder = %(run)s AND l.leased_until > now()
+                 CROSS JOIN LATERAL (
+                    SELECT id FROM {table}
+                     WHERE lane_id = want.lane AND {flow} = want.flow AND state = 'queued' AND due_at <= now()
+                     ORDER BY due_at, id LIMIT want.n FOR UPDATE SKIP LOCKED) AS pick))
+            RETURNING m.id, m.tenant_id, m.lane_id, m.{flow}, m.attempts, m.attempt{columns}"""
+
+        self._mark = f"""
+            UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
+              FROM unnest(%(ids)s::bigint[], %(attempts)s::uuid[]) AS r(id, attempt), {LANES} AS l
+             WHERE m.id = r.id AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
+               AND l.id = m.lane_id AND l.holder = %(run)s AND l.leased_until > now()
+               AND {runnable}
+            RETURNING m.id"""
+
+        stamps = ""
+        if processor.done_stamp:
+            stamps += f", {processor.done_stamp} = CASE WHEN r.state = '{processor.done_state}' THEN now() END"
+        if processor.failed_stamp:
+            stamps += f", {processor.failed_stamp} = CASE WHEN r.state = '{processor.failed_state}' THEN now() END"
+        self._results = dict(processor.results)
+        result_arrays = "".join(f", %({name})s::{kind}[]" for name, kind in self._results.items())
+        result_names = "".join(f", {name}" for name in self._results)
+        result_sets = "".join(f", {name} = coalesce(r.{name}, m.{name})" for name in self._results)
+        self._settle = f"""
+            UPDATE {table} AS m
+               SET state = r.state,
+                   due_at = CASE WHEN r.delay IS NULL THEN m.due_at ELSE now() + r.delay * interval '1 second' END,
+                   attempts = m.attempts + r.used, error_code = r.code, error_detail = r.detail,
+                   attempt = CASE WHEN r.forget THEN NULL ELSE m.attempt END,
+                   run = CASE WHEN r.state = 'queued' THEN NULL ELSE m.run END{stamps}{result_sets}
+              FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(delays)s::float8[], %(used)s::int[],
+                          %(codes)s::text[], %(details)s::text[], %(forget)s::bool[]{result_arrays})
+                   AS r(id, state, delay, used, code, detail, forget{result_names})
+             WHERE m.id = r.id AND m.run = %(run)s AND m.state IN ('claimed', 'sending', 'in_doubt')
+            RETURNING m.id"""
+
+        self._give_back = f"""
+            UPDATE {table} SET state = 'queued', run = NULL
+             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s AND state IN ('claimed', 'sending')"""
+
+        self._recover = f"""
+            UPDATE {table} AS m
+               SET state = CASE m.state WHEN 'sending' THEN '{stale_state}' ELSE 'queued' END,
+                   run = CASE WHEN m.state = 'sending' AND '{stale_state}' = 'in_doubt' THEN m.run END,
+                   error_detail = CASE WHEN m.state = 'sending' THEN 'the process that called died meanwhile'
+                                       ELSE m.error_detail END
+             WHERE m.id = ANY(ARRAY(
+                SELECT id FROM {table}
+                 WHERE lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')
+                   AND run IS DISTINCT FROM %(run)s ORDER BY id FOR UPDATE))
+            RETURNING m.state"""
+
+        self._still_runnable = f"""
+            SELECT m.{flow} FROM unnest(%(flows)s::bigint[]) AS m({flow}) WHERE {runnable}"""
+
+        self._waiting = f"""
+            SELECT coalesce(sum(depth.n), 0)::bigint
+              FROM unnest(%(lanes)s::bigint[], %(flows)s::bigint[]) AS f(lane, flow)
+             CROSS JOIN LATERAL (
+                SELECT count(*) AS n FROM (
+                    SELECT FROM {table} WHERE lane_id = f.lane AND {flow} = f.flow AND state = 'queued'
+                     LIMIT %(most)s) AS counted) AS depth"""
+
+        self._in_hand = f"""
+            SELECT count(*) FROM {table} AS m WHERE m.state IN ('claimed', 'sending') AND {runnable}"""
+
+    def flows(self, cursor: Cursor[Any]) -> list[Flow]:
+        """List what could be claimed, with each flow's next due time, by a skip scan of the due index."""
+        return [Flow(*row) for row in cursor.execute(self._flows, prepare=True)]
+
+    def claim(self, cursor: Cursor[Any], *, run: int, wanted: Sequence[tuple[int, int, int]]) -> list[Item]:
+        """Take up to n due rows of each (lane, flow, n), oldest first, from lanes that `run` holds."""
+        lanes, flows, counts = (list(part) for part in zip(*wanted, strict=True))
+        names = self.processor.columns
+        rows = cursor.execute(
+            self._claim, {"run": run, "lanes": lanes, "flows": flows, "counts": counts}, prepare=True
+        ).fetchall()
+        items = [
+            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[6:], strict=True))) for row in rows
+        ]
+        items.sort(key=lambda item: item.id)
+        return items
+
+    def mark(self, cursor: Cursor[Any], *, run: int, items: Iterable[Item]) -> set[int]:
+        """Commit, before their requests leave, that these rows' calls may be out. Returns those it is true of."""
+        ids, attempts = _columns((item.id, item.attempt) for item in items)
+        rows = cursor.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
+        return {row[0] for row in rows}
+
+    def settle(self, cursor: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> int:
+        """Write what became of the rows. Returns how many were still the run's to settle."""
+        settlements = sorted(settlements, key=lambda s: s.id)
+        fields = [s.fields or {} for s in settlements]
+        parameters: dict[str, Any] = {
+            "run": run,
+            "ids": [s.id for s in settlements],
+            "states": [s.state for s in settlements],
+            "delays": [s.delay for s in settlements],
+            "used": [s.attempts_used for s in settlements],
+            "codes": [s.code for s in settlements],
+            "details": [s.detail for s in settlements],
+            "forget": [s.forget for s in settlements],
+        }
+        for name in self._results:
+            parameters[name] = [values.get(name) for values in fields]
+        return len(cursor.execute(self._settle, parameters, prepare=True).fetchall())
+
+    def give_back(self, cursor: Cursor[Any], *, run: int, ids: Sequence[int]) -> int:
+        """Return rows that certainly did not leave to the queue, as they were."""
+        return cursor.execute(self._give_back, {"run": run, "ids": sorted(ids)}, prepare=True).rowcount
+
+    def recover(self, cursor: Cursor[Any], *, lanes: Sequence[int], run: int | None = None) -> tuple[int, int]:
+        """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).
+
+        Only for lanes whose lease is held by `run`, or by nobody and locked.
+        """
+        states = [row[0] for row in cursor.execute(self._recover, {"lanes": list(lanes), "run": run}, prepare=True)]
+        return states.count("queued"), states.count("in_doubt")
+
+    def still_runnable(self, cursor: Cursor[Any], flows: Sequence[int]) -> set[int]:
+        """Say which of these flows may go on."""
+        return {row[0] for row in cursor.execute(self._still_runnable, {"flows": list(flows)}, prepare=True)}
+
+    def waiting(self, cursor: Cursor[Any], flows: Sequence[Flow], *, most: int) -> int:
+        """Count the queued rows of these flows, each up to `most`."""
+        parameters = {"lanes": [f.lane_id for f in flows], "flows": [f.flow for f in flows], "most": most}
+        row = cursor.execute(self._waiting, parameters, prepare=True).fetchone()
+        return int(row[0]) if row else 0
+
+    def in_hand(self, cursor: Cursor[Any]) -> int:
+        """Count the rows in any runner's hands, dead ones' included."""
+        row = cursor.execute(self._in_hand).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _columns(pairs: Iterable[tuple[int, UUID | None]]) -> tuple[list[int], list[UUID | None]]:
+    ordered = sorted(pairs)
+    return [pair[0] for pair in ordered], [pair[1] for pair in ordered]

@@ -1,0 +1,83 @@
+"""Keep one lane at its vendor's rate: all of it, and never more in any sliding second.
+
+Sends are spaced evenly, since a bucket that starts full sends double in its first second. A send that
+wakes late does not cost its slot: up to `CATCH_UP` seconds of missed slots are made up for. And whatever
+the event loop does, the n-th send waits until the n-th before it is a little over a second old.
+
+The vendor counts on arrival, not on departure. `SLACK` is what a request may be delayed more than the
+one a second before it without the vendor seeing one too many.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+SLACK = 0.005
+CATCH_UP = 0.05
+RECOVERY_SECONDS = 60.0
+"""How long a halved rate takes to grow back from nothing to the full rate, a little each second."""
+
+
+class Pacer:
+    """Slots for one lane. Times are seconds of one monotonic clock, given by the caller.
+
+    `rate` is per second, None for no limit. `start` is the first moment a send may leave; the second
+    before it counts as fully used, so that a lane that changes hands keeps its spacing.
+    """
+
+    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "rate", "rate_now")
+
+    def __init__(self, rate: float | None, *, start: float, rate_now: float | None = None) -> None:
+        self.rate = rate
+        self.rate_now = min(rate_now or rate, rate) if rate else None
+        self._next = start
+        self._recovered_at = start
+        self._limit = max(1, int(rate)) if rate else 0
+        self._recent: deque[float] = deque(maxlen=self._limit)
+        if rate:
+            interval = (1 + SLACK) / max(rate, 1.0)
+            self._recent.extend(start - interval * k for k in range(self._limit, 0, -1))
+
+    def reserve(self, now: float) -> float:
+        """Take the next slot and say when it is."""
+        if self.rate_now is None:
+            return now
+        slot = max(self._next, now - CATCH_UP)
+        self._next = slot + (1 + SLACK) / self.rate_now
+        return slot
+
+    def too_early(self, now: float) -> float:
+        """Say how many seconds a send at `now` must still wait; at 0 it is counted as sent."""
+        if self.rate_now is None:
+            return 0.0
+        wait = self._recent[0] + self._span - now if len(self._recent) == self._limit else 0.0
+        if wait > 0:
+            return wait
+        self._recent.append(now)
+        return 0.0
+
+    def slow_down(self, now: float) -> None:
+        """Halve the rate: the vendor said that it was too much."""
+        if self.rate_now is not None and self.rate is not None:
+            self.recover(now)
+            self.rate_now = max(self.rate_now / 2, min(self.rate, 1.0))
+
+    def recover(self, now: float) -> None:
+        """Grow back towards the full rate, in proportion to the time since the last call of this."""
+        if self.rate is not None and self.rate_now is not None and self.rate_now < self.rate:
+            grown = self.rate * (now - self._recovered_at) / RECOVERY_SECONDS
+            self.rate_now = min(self.rate, self.rate_now + max(0.0, grown))
+        self._recovered_at = now
+
+    def free_from(self, now: float) -> float:
+        """Say from when another pacer may take over as if it had sent evenly up to then."""
+        if self.rate is None:
+            return now
+        interval = (1 + SLACK) / max(self.rate, 1.0)
+        sent = enumerate(reversed(self._recent), start=1)
+        return max(now, self._next, *(at + interval * k for k, at in sent))
+
+    @property
+    def _span(self) -> float:
+        """The sliding second; longer for rates below one."""
+        return (1 + SLACK) / min(self.rate or 1.0, 1.0)

@@ -1,0 +1,104 @@
+"""One event loop, one HTTP client and one database thread per process, kept between runs.
+
+Made on first use, never before a fork: none of the three survives one. The loop runs in a thread of its
+own, so that django-q2's timeout, a signal in the main thread, ends a run at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+import uvloop
+from django.db import connection, transaction
+from psycopg import Cursor
+
+from providers.http import Http
+from tenants.scope import all_tenants
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class DatabaseThread:
+    """The only thread of a runner that touches the database: each call is one transaction over all tenants."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+
+    async def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` there. A database error is raised here; the next call connects anew."""
+
+        def in_transaction() -> T:
+            connection.close_if_unusable_or_obsolete()
+            with all_tenants(), transaction.atomic():
+                return work(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, in_transaction)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, connection.close)
+        self._executor.shutdown()
+
+
+def cursor() -> Cursor[Any]:
+    """A plain psycopg cursor on Django's connection: binds on the server, so arrays go over as arrays."""
+    connection.ensure_connection()
+    return Cursor(connection.connection)
+
+
+class Runtime:
+    """This process's loop, client and database thread."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
+        self.http: Http
+        self.database: DatabaseThread
+
+    def start(self, work: Callable[[Http, DatabaseThread], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begin `work` in the loop, from any thread."""
+        if self._pid != os.getpid():
+            self._start()
+        return asyncio.run_coroutine_threadsafe(work(self.http, self.database), self._loop)
+
+    def close(self) -> None:
+        """End the loop, the client and the database thread; the next use makes new ones."""
+        if self._pid != os.getpid():
+            return
+
+        async def end(http: Http, database: DatabaseThread) -> None:
+            await http.aclose()
+            await database.close()
+
+        self.start(end).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._pid = 0
+
+    def _start(self) -> None:
+        _allow_many_connections()
+        self._loop = uvloop.new_event_loop()
+        self.http = Http()
+        self.database = DatabaseThread()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="runtime", daemon=True)
+        self._thread.start()
+        self._pid = os.getpid()
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files to the hard one: each call in flight is a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+runtime = Runtime()
