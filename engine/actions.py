@@ -16,7 +16,9 @@ from tenants.errors import ActionRefused
 @transaction.atomic
 def pause_lane(*, lane_id: int, reason: str = "operator") -> int:
     """Let nothing more leave by this lane. Takes effect within a quarter of a lease."""
-    return Lane.objects.filter(pk=lane_id, paused_at=None).update(paused_at=timezone.now(), pause_reason=reason)
+    return Lane.objects.filter(pk=lane_id, paused_at=None).update(
+        paused_at=timezone.now(), pause_reason=reason
+    )
 
 
 @transaction.atomic

@@ -17,7 +17,9 @@ def batch_size(waiting: int) -> int:
     return next(size for over, size in BATCH_SIZES if waiting > over or over == 0)
 
 
-def window(*, waiting: int, per_second: float | None, lanes: int, rows_per_call: int, seconds_left: float) -> int:
+def window(
+    *, waiting: int, per_second: float | None, lanes: int, rows_per_call: int, seconds_left: float
+) -> int:
     """Rows that a lane should have in hand: its batch, what it can do before its deadline, its fair part.
 
     `per_second` is in calls; None when nobody knows yet.

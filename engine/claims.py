@@ -92,9 +92,13 @@ class Claims:
 
         stamps = ""
         if processor.done_stamp:
-            stamps += f", {processor.done_stamp} = CASE WHEN r.state = '{processor.done_state}' THEN now() END"
+            stamps += (
+                f", {processor.done_stamp} = CASE WHEN r.state = '{processor.done_state}' THEN now() END"
+            )
         if processor.failed_stamp:
-            stamps += f", {processor.failed_stamp} = CASE WHEN r.state = '{processor.failed_state}' THEN now() END"
+            stamps += (
+                f", {processor.failed_stamp} = CASE WHEN r.state = '{processor.failed_state}' THEN now() END"
+            )
         self._results = dict(processor.results)
         result_arrays = "".join(f", %({name})s::{kind}[]" for name, kind in self._results.items())
         result_names = "".join(f", {name}" for name in self._results)
@@ -154,7 +158,8 @@ class Claims:
             self._claim, {"run": run, "lanes": lanes, "flows": flows, "counts": counts}, prepare=True
         ).fetchall()
         items = [
-            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[6:], strict=True))) for row in rows
+            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[6:], strict=True)))
+            for row in rows
         ]
         items.sort(key=lambda item: item.id)
         return items
@@ -187,12 +192,16 @@ class Claims:
         """Return rows that certainly did not leave to the queue, as they were."""
         return cursor.execute(self._give_back, {"run": run, "ids": sorted(ids)}, prepare=True).rowcount
 
-    def recover(self, cursor: Cursor[Any], *, lanes: Sequence[int], run: int | None = None) -> tuple[int, int]:
+    def recover(
+        self, cursor: Cursor[Any], *, lanes: Sequence[int], run: int | None = None
+    ) -> tuple[int, int]:
         """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).
 
         Only for lanes whose lease is held by `run`, or by nobody and locked.
         """
-        states = [row[0] for row in cursor.execute(self._recover, {"lanes": list(lanes), "run": run}, prepare=True)]
+        states = [
+            row[0] for row in cursor.execute(self._recover, {"lanes": list(lanes), "run": run}, prepare=True)
+        ]
         return states.count("queued"), states.count("in_doubt")
 
     def still_runnable(self, cursor: Cursor[Any], flows: Sequence[int]) -> set[int]:

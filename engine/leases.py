@@ -136,14 +136,21 @@ def free_expired(cursor: Cursor[Any], *, queue: str) -> dict[int, int]:
 
 def renew(cursor: Cursor[Any], *, run: int, rates: Mapping[int, float | None]) -> list[Kept]:
     """Keep these lanes for another lease. A lane missing from the answer is lost: stop at once."""
-    parameters = {"run": run, "lease": settings.LEASE_SECONDS, "ids": list(rates), "rates": list(rates.values())}
+    parameters = {
+        "run": run,
+        "lease": settings.LEASE_SECONDS,
+        "ids": list(rates),
+        "rates": list(rates.values()),
+    }
     return [Kept(*row) for row in cursor.execute(_RENEW, parameters, prepare=True)]
 
 
 def release(cursor: Cursor[Any], *, run: int, lanes: Sequence[tuple[int, float | None, int, float]]) -> None:
     """Let go of lanes, each as (id, rate now, calls reserved and not made, seconds until its next slot)."""
     ids, rates, unused, paced = (list(part) for part in zip(*lanes, strict=True))
-    cursor.execute(_RELEASE, {"run": run, "ids": ids, "rates": rates, "unused": unused, "paced": paced}, prepare=True)
+    cursor.execute(
+        _RELEASE, {"run": run, "ids": ids, "rates": rates, "unused": unused, "paced": paced}, prepare=True
+    )
 
 
 def reserve(cursor: Cursor[Any], *, run: int, calls: Mapping[int, int]) -> dict[int, tuple[int, float]]:
@@ -166,7 +173,12 @@ def stop_lanes(
 
 
 def open_breaker(
-    cursor: Cursor[Any], *, seconds: float, detail: str, lane_id: int | None = None, token_id: int | None = None
+    cursor: Cursor[Any],
+    *,
+    seconds: float,
+    detail: str,
+    lane_id: int | None = None,
+    token_id: int | None = None,
 ) -> list[int]:
     """Keep a lane, or every lane on a token, shut for a while."""
     which, which_id = _which(lane_id, token_id)

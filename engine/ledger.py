@@ -23,7 +23,7 @@ from engine.runtime import cursor
 DEPTH_CAP = 5_001
 """Counting further would not change the batch size."""
 MOST_COUNTED = 1_000_000
-COUNTED = "claimed done pending retried throttled failed in_doubt held given_back overtaken calls".split()
+COUNTED = ["claimed", "done", "pending", "retried", "throttled", "failed", "in_doubt", "held", "given_back", "overtaken", "calls"]
 
 
 @dataclass(slots=True)
@@ -94,7 +94,9 @@ class Ledger:
         if in_hand:
             look.runnable = self.claims.still_runnable(db, in_hand)
         if depth:
-            look.waiting = self.claims.waiting(db, look.flows, most=max(1_001, DEPTH_CAP // max(len(look.flows), 1)))
+            look.waiting = self.claims.waiting(
+                db, look.flows, most=max(1_001, DEPTH_CAP // max(len(look.flows), 1))
+            )
         if not look.flows and not held:
             look.in_hand = self.claims.in_hand(db)
         return look
@@ -136,7 +138,9 @@ class Ledger:
             self.claims.give_back(db, run=self.run, ids=unsent)
         settled = self.claims.settle(db, run=self.run, settlements=settlements) if settlements else 0
         for stop in stops:
-            leases.stop_lanes(db, reason=stop.reason, detail=stop.detail, lane_id=stop.lane_id, token_id=stop.token_id)
+            leases.stop_lanes(
+                db, reason=stop.reason, detail=stop.detail, lane_id=stop.lane_id, token_id=stop.token_id
+            )
         for opening in openings:
             leases.open_breaker(
                 db,
@@ -163,7 +167,9 @@ class Ledger:
         left = self.claims.waiting(db, flows, most=MOST_COUNTED) + self.claims.in_hand(db)
         if self.run is not None:
             state = Run.State.FAILED if error else Run.State.DONE
-            self._write_run(report, state=state, ended_at=timezone.now(), error=error[:2000], queue_after=left)
+            self._write_run(
+                report, state=state, ended_at=timezone.now(), error=error[:2000], queue_after=left
+            )
         return left, flows
 
     def waiting(self) -> int:

@@ -33,7 +33,9 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
             wait = processor.retry_delay(item.attempts + 1)
             if wait is None:
                 report.failed += 1
-                return Settlement(item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail))
+                return Settlement(
+                    item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail)
+                )
             report.retried += 1
             return Settlement(
                 item.id,
@@ -50,7 +52,9 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
             return Settlement(item.id, "queued", delay=delay, code=code, detail=_short(detail), forget=True)
         case Failed(code, detail):
             report.failed += 1
-            return Settlement(item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail))
+            return Settlement(
+                item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail)
+            )
         case InDoubt(detail):
             report.in_doubt += 1
             return Settlement(item.id, "in_doubt", attempts_used=1, detail=_short(detail))

@@ -46,7 +46,9 @@ def store(provider: str, body: bytes) -> Receipt:
 class Receipts:
     """The queue that `process events` runs."""
 
-    def run(self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None) -> Report:
+    def run(
+        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None
+    ) -> Report:
         """Apply what is due until the deadline, or until nothing is left."""
         report, started = Report("events"), time.monotonic()
         deadline, busy_at = started + seconds, started
@@ -77,7 +79,9 @@ class Receipts:
     def apply_batch(self, report: Report) -> int:
         """Lock and apply the oldest due receipts. Returns how many there were."""
         with transaction.atomic():
-            due = Receipt.objects.filter(applied_at=None, due_at__lte=timezone.now(), attempts__lt=MOST_ATTEMPTS)
+            due = Receipt.objects.filter(
+                applied_at=None, due_at__lte=timezone.now(), attempts__lt=MOST_ATTEMPTS
+            )
             receipts = list(due.order_by("due_at", "id").select_for_update(skip_locked=True)[:BATCH])
             report.claimed += len(receipts)
             by_provider: dict[str, list[Receipt]] = defaultdict(list)
@@ -108,7 +112,11 @@ class Receipts:
 
     def keep(self, receipt: Receipt, error: Exception) -> None:
         """Leave a receipt that cannot be applied for later, and say why."""
-        what = f"{type(error).__name__}: {error}" if receipt.provider in _appliers else "nobody applies this provider"
+        what = (
+            f"{type(error).__name__}: {error}"
+            if receipt.provider in _appliers
+            else "nobody applies this provider"
+        )
         logger.error("webhook cannot be applied", receipt=receipt.pk, provider=receipt.provider, error=what)
         wait = next((seconds for made, seconds in RETRY_AFTER if receipt.attempts < made), 0)
         Receipt.objects.filter(pk=receipt.pk).update(

@@ -70,7 +70,9 @@ class Runner:
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
 
-    def run(self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None) -> Report:
+    def run(
+        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None
+    ) -> Report:
         """Work until the deadline, or until nothing is left that falls due within a minute.
 
         `successor` is called, in the database thread, shortly before the deadline and at the end, when
@@ -169,7 +171,9 @@ class Turn:
         now = clock()
         if not self.ending and now >= self.deadline:
             self.wind_up()
-        if now - self.looked_at >= (LOOK_SECONDS if any(not lane.idle for lane in self.lanes.values()) else EAGER_LOOK_SECONDS):
+        if now - self.looked_at >= (
+            LOOK_SECONDS if any(not lane.idle for lane in self.lanes.values()) else EAGER_LOOK_SECONDS
+        ):
             await self.look(now)
         await self.settle(now)
         if not self.ending:
@@ -207,7 +211,9 @@ class Turn:
         look = await self.database(
             self.ledger.look,
             held={lane.id: lane.pacer.rate_now for lane in self.lanes.values()},
-            in_hand=sorted({item.flow for lane in self.lanes.values() for p in lane.planned for item in p.items}),
+            in_hand=sorted(
+                {item.flow for lane in self.lanes.values() for p in lane.planned for item in p.items}
+            ),
             renew=renew,
             most_lanes=0 if self.ending else min(LANES_AT_A_TIME, MOST_LANES - len(self.lanes)),
             depth=depth,
@@ -318,14 +324,21 @@ class Turn:
         reserve: dict[int, int] = {}
         for lane in self.lanes.values():
             if lane.planned and lane.may_call(now) and len(lane.ready) <= lane.slice // 2:
-                calls = [lane.planned.popleft() for _ in range(min(len(lane.planned), lane.slice - len(lane.ready)))]
+                calls = [
+                    lane.planned.popleft()
+                    for _ in range(min(len(lane.planned), lane.slice - len(lane.ready)))
+                ]
                 chosen.append((lane, calls))
                 if lane.has_allowance and len(calls) > lane.reserved:
                     reserve[lane.id] = len(calls) - lane.reserved
         if not chosen:
             return
         try:
-            items = [item for _, calls in chosen for planned in calls for item in planned.items] if self.marks else []
+            items = (
+                [item for _, calls in chosen for planned in calls for item in planned.items]
+                if self.marks
+                else []
+            )
             marked, granted = set[int](), dict[int, tuple[int, float]]()
             if items or reserve:
                 marked, granted = await self.database(self.ledger.mark, items, reserve)
@@ -340,9 +353,7 @@ class Turn:
                 if got < reserve[lane.id]:
                     self.spent(lane, window_seconds)
             for planned in calls:
-                if self.marks and any(item.id not in marked for item in planned.items):
-                    self.unsent.extend(planned.items)
-                elif lane.has_allowance and not lane.reserved:
+                if (self.marks and any(item.id not in marked for item in planned.items)) or (lane.has_allowance and not lane.reserved):
                     self.unsent.extend(planned.items)
                 else:
                     lane.reserved -= lane.has_allowance
@@ -404,7 +415,10 @@ class Turn:
             return
         await self.database(
             self.ledger.release,
-            [(lane.id, lane.pacer.rate_now, lane.reserved, lane.pacer.free_from(now) - now) for lane in going],
+            [
+                (lane.id, lane.pacer.rate_now, lane.reserved, lane.pacer.free_from(now) - now)
+                for lane in going
+            ],
         )
         for lane in going:
             del self.lanes[lane.id]
@@ -474,7 +488,9 @@ class Turn:
             logger.exception("reply cannot be interpreted", queue=self.processor.queue, lane=lane.facts.name)
             why = f"{type(error).__name__}: {error}"
         if left:
-            unknown: Outcome = InDoubt(why) if self.processor.stale is Stale.IN_DOUBT else Retry("unreadable", why)
+            unknown: Outcome = (
+                InDoubt(why) if self.processor.stale is Stale.IN_DOUBT else Retry("unreadable", why)
+            )
             self.outcomes.extend((item, unknown) for item in left.values())
 
     def react(self, lane: LaneDriver, item: Item, outcome: Outcome) -> None:
@@ -513,7 +529,9 @@ class Turn:
             lane.broken_in_a_row = 0
             lane.block(clock() + BREAKER_SECONDS)
             why = f"HTTP {response.status}" if isinstance(response, Reply) else response.reason
-            self.openings.append(Opening(BREAKER_SECONDS, f"{BREAKER_AFTER} calls failed in a row: {why}", lane.id))
+            self.openings.append(
+                Opening(BREAKER_SECONDS, f"{BREAKER_AFTER} calls failed in a row: {why}", lane.id)
+            )
 
     # -- the end ---------------------------------------------------------------------------
     async def finish(self) -> None:
@@ -534,7 +552,9 @@ def _target(lane: LaneDriver, scope: Scope) -> tuple[int | None, int | None]:
 def _fairly(items: list[Item]) -> dict[int, list[Item]]:
     """Group by lane, each flow's first row before any flow's second."""
     ranks: dict[int, count[int]] = defaultdict(count)
-    ranked = sorted(((next(ranks[item.flow]), item.flow, item.id, item) for item in items), key=lambda r: r[:3])
+    ranked = sorted(
+        ((next(ranks[item.flow]), item.flow, item.id, item) for item in items), key=lambda r: r[:3]
+    )
     lanes: dict[int, list[Item]] = defaultdict(list)
     for *_, item in ranked:
         lanes[item.lane_id].append(item)

@@ -42,7 +42,7 @@ class DatabaseThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, in_transaction)
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, connection.close)
+        await asyncio.get_running_loop().run_in_executor(self._executor, lambda: connection.close())
         self._executor.shutdown()
 
 

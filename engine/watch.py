@@ -59,7 +59,9 @@ def reconcile(kind: str, findings: Iterable[Finding]) -> int:
             summary=finding.summary,
             severity=finding.severity,
         )
-    for tenant_id, scope in Incident.objects.filter(kind=kind, ended_at=None).values_list("tenant_id", "scope"):
+    for tenant_id, scope in Incident.objects.filter(kind=kind, ended_at=None).values_list(
+        "tenant_id", "scope"
+    ):
         if (tenant_id, scope) not in found:
             end_incident(tenant_id=tenant_id, kind=kind, scope=scope)
     return len(found)
@@ -73,7 +75,10 @@ def poor_success() -> Iterable[Finding]:
         rows = row["done"] + bad
         if rows >= FEWEST_ROWS and row["done"] < WORST_SUCCESS * rows:
             share = round(100 * row["done"] / rows)
-            yield Finding(f"queue:{row['queue']}", f"{row['queue']}: only {share} % of the last {rows:,} calls succeeded")
+            yield Finding(
+                f"queue:{row['queue']}",
+                f"{row['queue']}: only {share} % of the last {rows:,} calls succeeded",
+            )
 
 
 def long_queue() -> Iterable[Finding]:
@@ -83,7 +88,9 @@ def long_queue() -> Iterable[Finding]:
         runs = list(Run.objects.filter(queue=queue, ended_at__isnull=False)[:3])
         growing = len(runs) == 3 and all(run.queue_after >= run.queue_before for run in runs)
         if waiting > LONG_QUEUE and (growing or not runs):
-            yield Finding(f"queue:{queue}", f"{queue}: {waiting:,} rows wait, and their number is not falling")
+            yield Finding(
+                f"queue:{queue}", f"{queue}: {waiting:,} rows wait, and their number is not falling"
+            )
 
 
 def near_allowance() -> Iterable[Finding]:
@@ -103,7 +110,11 @@ def held_lane() -> Iterable[Finding]:
 def stale_lane() -> Iterable[Finding]:
     late = timezone.now() - STALE_LANE
     for lane in Lane.objects.filter(holder__isnull=False, leased_until__lt=late):
-        yield Finding(f"lane:{lane.pk}", f"{lane.name} is held by a run that died, and nobody took it over", lane.tenant_id)
+        yield Finding(
+            f"lane:{lane.pk}",
+            f"{lane.name} is held by a run that died, and nobody took it over",
+            lane.tenant_id,
+        )
 
 
 def silent_cluster() -> Iterable[Finding]:
@@ -117,7 +128,9 @@ def unapplied_webhooks() -> Iterable[Finding]:
     given_up = Receipt.objects.filter(applied_at=None, attempts__gte=MOST_ATTEMPTS)
     late = Receipt.objects.filter(applied_at=None, received_at__lt=timezone.now() - LATELY)
     for row in (given_up | late).order_by().values("provider").annotate(n=Count("id")):
-        yield Finding(f"webhooks:{row['provider']}", f"{row['n']:,} {row['provider']} webhooks could not be applied")
+        yield Finding(
+            f"webhooks:{row['provider']}", f"{row['n']:,} {row['provider']} webhooks could not be applied"
+        )
 
 
 def dead_tokens() -> Iterable[Finding]:

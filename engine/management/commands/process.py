@@ -18,7 +18,9 @@ class Command(BaseCommand):
         parser.add_argument("queue")
         parser.add_argument("--until-empty", action="store_true", help="End when nothing is left to do.")
         parser.add_argument("--seconds", type=float, default=inf, help="End after this long.")
-        parser.add_argument("--json", action="store_true", help="Print the counts as one JSON line at the end.")
+        parser.add_argument(
+            "--json", action="store_true", help="Print the counts as one JSON line at the end."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -27,7 +29,9 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         signal.signal(signal.SIGTERM, _interrupt)
         until_empty, deadline = options["until_empty"], options["seconds"]
-        report = run_queue(options["queue"], seconds=deadline, until_empty=until_empty or deadline == inf and False)
+        report = run_queue(
+            options["queue"], seconds=deadline, until_empty=until_empty or (deadline == inf and False)
+        )
         if options["json"]:
             self.stdout.write(json.dumps(report.as_dict()))
         else:
