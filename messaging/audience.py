@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from campaigns.segments import contacts_of
 from django.core.exceptions import EmptyResultSet
 
 from campaigns.models import Segment
-from campaigns.segments import contacts_of
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate, Suppression
 
 Sql = tuple[str, list[Any]]

@@ -7,6 +7,7 @@ under it in one tenant.
 from __future__ import annotations
 
 from django.contrib.auth import get_user_model
+from django.db.models import Model
 from factory.declarations import LazyAttribute, LazyFunction, SelfAttribute, Sequence, SubFactory
 from factory.django import DjangoModelFactory, Password
 
@@ -265,3 +266,24 @@ def two_tenants() -> tuple[tenants.Tenant, tenants.Tenant]:
             TenantFactory.create(name="Acme", slug="acme"),
             TenantFactory.create(name="Bolt", slug="bolt"),
         )
+
+
+RESOURCES: dict[str, type[OfTenant]] = {
+    "contacts": ContactFactory,
+    "campaigns": CampaignFactory,
+    "segments": SegmentFactory,
+    "cohorts": CohortFactory,
+    "provider-tokens": ProviderTokenFactory,
+    "usage": LaneFactory,
+    "senders": SenderFactory,
+    "templates": MessageTemplateFactory,
+    "broadcasts": BroadcastFactory,
+    "messages": MessageFactory,
+    "suppressions": SuppressionFactory,
+}
+"""What makes a row of each resource of the API, by its basename."""
+
+
+def factory_of(model: type[Model]) -> type[OfTenant]:
+    """Find the factory of a tenant-owned model."""
+    return next(made for made in OfTenant.__subclasses__() if made._meta.model is model)

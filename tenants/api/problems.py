@@ -20,6 +20,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 
 from tenants.errors import ActionRefused
+from tenants.scope import NoTenantScope, current_scope
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +80,7 @@ def problem_handler(error: Exception, context: dict[str, Any]) -> HttpResponseBa
     An error that nobody foresaw is logged with its traceback and answered with its request id.
     """
     request: Request = context["request"]
-    if connection.in_atomic_block:
-        transaction.set_rollback(True)
+    _undo()
     known = _known(error)
     if known is None:
         got_request_exception.send(sender=problem_handler, request=request._request)
@@ -97,6 +97,16 @@ def problem_handler(error: Exception, context: dict[str, Any]) -> HttpResponseBa
     detail = str(known.detail) if not errors else _summary(errors)
     code = "invalid" if errors else str(known.get_codes())
     return Problem(request, known.status_code, detail, code=code, errors=errors, headers=headers)
+
+
+def _undo() -> None:
+    """Roll back the request's transaction; a request that was let in to no tenant has none."""
+    try:
+        current_scope()
+    except NoTenantScope:
+        return
+    if connection.in_atomic_block:
+        transaction.set_rollback(True)
 
 
 def _known(error: Exception) -> exceptions.APIException | None:

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework import mixins, viewsets
-from rest_framework.exceptions import MethodNotAllowed, ValidationError
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -55,9 +55,8 @@ class TenantViewSet(viewsets.GenericViewSet[Any]):
         super().initial(request, *args, **kwargs)
         if any("\0" in text for pair in request.query_params.items() for text in pair):
             raise ValidationError({"query": ["NUL characters are not accepted."]})
-        if request.method == "POST" and connection.in_atomic_block:
-            if self.action is None:
-                raise MethodNotAllowed("POST")
+        verb = getattr(self, self.action or "", None)
+        if request.method == "POST" and verb and not getattr(verb, "no_transaction", False):
             found = idempotency.reserve(request)
             if isinstance(found, HttpResponse):
                 raise Replayed(found)
@@ -114,6 +113,8 @@ def constraints_told(model: type[models.Model]) -> Iterator[None]:
         with transaction.atomic():
             yield
             connection.check_constraints()
+    except (models.ProtectedError, models.RestrictedError):  # IntegrityErrors that name the rows
+        raise
     except IntegrityError as error:
         name = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None) or ""
         raise _explain(model, name) from error
