@@ -97,3 +97,6 @@ TEMPLATE_STATE_BY_EVENT: Final = {
 
 STOP_WORDS: Final = frozenset({"STOP", "STOPALL", "UNSUBSCRIBE", "END", "QUIT", "REVOKE", "OPTOUT", "CANCEL"})
 START_WORDS: Final = frozenset({"START", "UNSTOP"})
+WROTE_STOP: Final = "wrote STOP"
+MARKETING_STOP: Final = "opted out of marketing"
+"""Reasons of suppressions that the person chose, and so can take back; the others are the tenant's."""
