@@ -208,7 +208,11 @@ class Nudge:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await asyncio.to_thread(self._call)
+            try:
+                await asyncio.to_thread(self._call)
+            except asyncio.CancelledError:
+                self._asked.set()  # it may not have begun; once more does no harm
+                raise
             await asyncio.sleep(self.every)
 
     def _call(self) -> None:

@@ -1,0 +1,29 @@
+"""What `run` keeps running: the web server, and one django-q2 cluster per queue that has work to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from django.conf import settings
+from engine.processors import all_queues
+
+from config.localpg import PROJECT
+from config.supervisor import Child
+
+
+def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:
+    command = [sys.executable, "-m", "granian", "config.asgi:application", "--interface", "asgi"]
+    command += ["--host", host, "--port", str(port), "--no-ws", "--loop", "uvloop", "--log-level", "warning"]
+    command += ["--workers-kill-timeout", "5"]
+    if not settings.DEBUG:
+        command += ["--static-path-route", f"/{settings.STATIC_URL.strip('/')}"]
+        command += ["--static-path-mount", str(settings.STATIC_ROOT)]
+    return Child("web", command, env or {})
+
+
+def clusters(env: Mapping[str, str] | None = None) -> list[Child]:
+    """The default cluster, whose work is upkeep, and one for each queue that somebody has registered."""
+    names = [settings.Q_CLUSTER["name"], *all_queues()]
+    manage = [sys.executable, str(PROJECT / "manage.py"), "qcluster"]
+    return [Child(name, manage, {"Q_CLUSTER_NAME": name, **(env or {})}, cluster=name) for name in names]
