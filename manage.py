@@ -4,7 +4,18 @@
 import os
 import sys
 
-NEED_NO_DATABASE = {"check", "collectstatic", "diffsettings", "help", "sandbox", "spectacular", "version"}
+# `demo` and `run` look first whether their port is free.
+NEED_NO_DATABASE = {
+    "check",
+    "collectstatic",
+    "demo",
+    "diffsettings",
+    "help",
+    "run",
+    "sandbox",
+    "spectacular",
+    "version",
+}
 
 
 def main(argv: list[str]) -> int:

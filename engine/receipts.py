@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from engine.models import Receipt
 from engine.processors import Report
+from engine.stopping import stop_asked
 from tenants.scope import all_tenants
 
 logger = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class Receipts:
         report, started = Report("events"), time.monotonic()
         deadline, busy_at = started + seconds, started
         with all_tenants():
-            while (now := time.monotonic()) < deadline:
+            while (now := time.monotonic()) < deadline and not stop_asked():
                 try:
                     found = self.apply_batch(report)
                 except OperationalError as error:  # a deadlock or a database restart: the batch is as it was

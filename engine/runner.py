@@ -30,6 +30,7 @@ from engine.ledger import Ledger, Look, Opening, Stop
 from engine.outcomes import settlement
 from engine.processors import Item, Planned, Processor, Report, Settled, Stale
 from engine.runtime import DatabaseThread, runtime
+from engine.stopping import stop_asked
 from providers.base import Done, Failed, Hold, InDoubt, Outcome, Reply, Response, Retry, Scope, Throttled
 from providers.http import Http
 
@@ -169,7 +170,7 @@ class Turn:
     async def round(self) -> None:
         """Once round: every step is at most one transaction, and is skipped when it has nothing to do."""
         now = clock()
-        if not self.ending and now >= self.deadline:
+        if not self.ending and (now >= self.deadline or stop_asked()):
             self.wind_up()
         if now - self.looked_at >= (
             LOOK_SECONDS if any(not lane.idle for lane in self.lanes.values()) else EAGER_LOOK_SECONDS
