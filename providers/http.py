@@ -2,7 +2,7 @@
 
 `Http` is the bulk path (pyreqwest: Rust, one connection pool for the process). `send_now` is for the
 few calls that a request thread or a command makes (httpx: nothing to start, nothing to keep).
-Why there are two, and what each costs: docs/decisions/0003-http-client.md.
+Why there are two, and what each costs: docs/decisions/0004-http-client.md.
 
 Both answer the same three things, and the line between the last two decides whether anybody is
 messaged twice:

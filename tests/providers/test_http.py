@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -259,3 +262,34 @@ def test_send_now_works_from_many_threads_at_once():
             thread.join(10)
     assert len(out) == 8
     assert all(isinstance(response, Reply) for response in out)
+
+
+FORKED = """
+import asyncio, os, sys
+from providers.base import Call, Reply
+from providers.http import Http, send_now
+call = Call("GET", sys.argv[1], timeout=5)
+
+async def once():
+    async with Http() as http:
+        return await http.send(call)
+
+assert isinstance(asyncio.run(once()), Reply)
+child = os.fork()
+if not child:
+    try:
+        asyncio.run(once())
+    except RuntimeError as error:
+        refused = "fork" in str(error)
+    os._exit(7 if refused and isinstance(send_now(call), Reply) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_after_a_fork_the_bulk_client_refuses_loudly_and_send_now_works():
+    with trouble.serving(trouble.answering(trouble.OK)) as server:
+        command = [sys.executable, "-c", FORKED, server.url()]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, timeout=30, check=False
+        )
+    assert done.returncode == 7, done.stderr
