@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from campaigns.segments import contacts_of
 from django.core.exceptions import EmptyResultSet
 
 from campaigns.models import Segment
@@ -164,6 +163,8 @@ def _audience(broadcast: Broadcast) -> Sql:
         return "true", []
     if "contacts" in audience:
         return "c.external_id = ANY(%s)", [list(audience["contacts"])]
+    from campaigns.segments import contacts_of
+
     segment = Segment.objects.filter(pk=audience["segment"], tenant_id=broadcast.tenant_id).first()
     if segment is None:
         return "false", []

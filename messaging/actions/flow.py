@@ -8,11 +8,11 @@ import structlog
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils.timezone import now
-from engine.actions import pause_lane
-from engine.schedules import enqueue
 
+from engine.actions import pause_lane
 from engine.incidents import end_incident, open_incident
 from engine.models import Lane
+from engine.schedules import enqueue
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.senders import QUEUE
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate

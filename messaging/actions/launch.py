@@ -9,10 +9,10 @@ from typing import Any
 import structlog
 from django.db import connection, transaction
 from django.utils.timezone import now
-from engine.schedules import enqueue
 
 from campaigns.models import Campaign
 from engine.incidents import open_incident
+from engine.schedules import enqueue
 from messaging import audience
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.flow import settle_steps

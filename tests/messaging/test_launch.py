@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
+from django_q.models import OrmQ
 
 from campaigns.models import Contact, Segment
 from engine.models import Incident, Lane
@@ -195,6 +196,7 @@ def test_a_launch_of_20000_contacts_takes_as_many_queries_as_one_of_20(acme: Ten
     for tenant, n in ((acme, 20), (globex, 20_000)):
         make_contacts(tenant, n)
         broadcast = make_broadcast(tenant, make_template(tenant), make_template(tenant), shares=(60, 40))
+        OrmQ.objects.all().delete()  # a tick that waits already is not asked for again
         with CaptureQueriesContext(connection) as queries:
             assert launch_broadcast(broadcast_id=broadcast.pk).total == n
         taken[n] = len(queries)
