@@ -6,6 +6,8 @@ under it in one tenant.
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth import get_user_model
 from django.db.models import Model
 from factory.declarations import LazyAttribute, LazyFunction, SelfAttribute, Sequence, SubFactory
@@ -79,6 +81,14 @@ class ApiKeyFactory(OfTenant):
         key = super()._generate(strategy, {**params, "made": made})
         key.plain = made[0]
         return key
+
+
+class IdempotentRequestFactory(OfTenant):
+    class Meta:
+        model = tenants.IdempotentRequest
+
+    key = Sequence("request-{}".format)
+    fingerprint = "0" * 64
 
 
 class ProviderTokenFactory(OfTenant):
@@ -259,6 +269,13 @@ class SuppressionFactory(OfTenant):
     reason = "asked to stop"
 
 
+class CorrespondentFactory(OfTenant):
+    class Meta:
+        model = messaging.Correspondent
+
+    phone = Sequence(lambda n: f"+447700{900000 + n % 1000}")
+
+
 def two_tenants() -> tuple[tenants.Tenant, tenants.Tenant]:
     """Make the two tenants that every fixture needs: what one does must not be seen by the other."""
     with all_tenants():
@@ -268,7 +285,7 @@ def two_tenants() -> tuple[tenants.Tenant, tenants.Tenant]:
         )
 
 
-RESOURCES: dict[str, type[OfTenant]] = {
+RESOURCES: dict[str, Any] = {
     "contacts": ContactFactory,
     "campaigns": CampaignFactory,
     "segments": SegmentFactory,
@@ -284,6 +301,6 @@ RESOURCES: dict[str, type[OfTenant]] = {
 """What makes a row of each resource of the API, by its basename."""
 
 
-def factory_of(model: type[Model]) -> type[OfTenant]:
+def factory_of(model: type[Model]) -> Any:
     """Find the factory of a tenant-owned model."""
     return next(made for made in OfTenant.__subclasses__() if made._meta.model is model)

@@ -107,7 +107,7 @@ def test_another_tenant_may_use_the_same_name(api: APIClient, bolts_api: APIClie
 
 def test_what_is_still_used_is_not_deleted(acme: Tenant, api: APIClient) -> None:
     with all_tenants():
-        sender = SenderFactory(tenant=acme)
+        sender: Any = SenderFactory(tenant=acme)
     document = problem(api.delete(f"{TOKENS}{sender.provider_token_id}/"), 409)
     assert "sender" in document["detail"]
     with all_tenants():
