@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 
 from django.conf import settings
-from engine.processors import all_queues
 
 from config.localpg import PROJECT
 from config.supervisor import Child
+from engine.processors import all_queues
 
 
 def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.db import connection
+
 from engine.processors import all_queues, get_queue
 
 CAP: Final = 10_000  # counting further would say nothing more and cost ever more
