@@ -13,7 +13,6 @@ from typing import Any, Final
 from django.core.exceptions import EmptyResultSet
 
 from campaigns.models import Segment
-from campaigns.segments import contacts_of
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate, Suppression
 
 Sql = tuple[str, list[Any]]
