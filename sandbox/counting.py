@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 WINDOW = 1.0
 
 
-@dataclass(slots=True)
 class Window:
-    """The most that came within any one second, exactly: two arrivals exactly a second apart share none."""
+    """The most that came within any one second, exactly: two arrivals exactly a second apart share none.
 
-    worst: int = 0
-    _times: deque[float] = field(default_factory=deque)
+    Arrivals may be told out of order, since they are stamped before they are read; by up to a second.
+    """
 
-    def add(self, at: float) -> int:
-        """Count one more and return how many came within the second that ends with it."""
+    __slots__ = ("_times", "_worst")
+
+    def __init__(self) -> None:
+        self._times: list[float] = []  # in order, the last few seconds
+        self._worst = 0
+
+    def add(self, at: float) -> None:
+        """Count one more."""
         times = self._times
-        times.append(at)
-        now = self.within(at)
-        if now > self.worst:
-            self.worst = now
-        return now
+        insort(times, at)
+        if times[-1] - times[0] > 4 * WINDOW:
+            self._settle()
+            del times[: bisect_right(times, times[-1] - 2 * WINDOW)]
 
-    def within(self, at: float) -> int:
-        """Return how many came within the second before `at`."""
+    def most_with(self, at: float) -> int:
+        """Return how many the fullest second has that one more at `at` would fall into."""
         times = self._times
-        oldest = at - WINDOW
-        while times and times[0] <= oldest:
-            times.popleft()
-        return len(times)
+        place = bisect_right(times, at)
+        most = place - bisect_right(times, at - WINDOW)
+        for later in range(place, bisect_left(times, at + WINDOW)):  # only when told out of order
+            most = max(most, later + 1 - bisect_right(times, times[later] - WINDOW))
+        return most
+
+    @property
+    def worst(self) -> int:
+        self._settle()
+        return self._worst
+
+    def _settle(self) -> None:
+        times, start = self._times, 0
+        for end, at in enumerate(times):
+            while times[start] <= at - WINDOW:
+                start += 1
+            if end - start >= self._worst:
+                self._worst = end - start + 1
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,7 +1,7 @@
 """A request and an answer, and the small HTTP/1.1 server between them.
 
 Why its own: a stand-in must be able to reset a connection before or after it took a message, which no
-ASGI server lets an application do, and it must note the time of arrival before anything else happens.
+ASGI server lets an application do, and it must know the time of arrival as the kernel saw it.
 It speaks what HTTP clients in use send to loopback (keep-alive, Content-Length) and refuses the rest.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from urllib.parse import parse_qsl
 
 BODY_LIMIT = 8 * 1024 * 1024
 HEAD_LIMIT = 64 * 1024
+_SO_TIMESTAMPNS = 35  # Linux; Python does not name it
 
 
 @dataclass(slots=True)
 class Request:
-    """One request. Header names are lower case; `arrived`: `time.monotonic()` at its last byte."""
+    """One request. Header names are lower case; `arrived` is on `time.monotonic()`'s clock."""
 
     method: str
     path: str
@@ -65,27 +67,50 @@ def _head(status: int, kind: str) -> bytes:
     return _HEADS[status, kind]
 
 
-class Connection(asyncio.Protocol):
-    """One client's connection: one request at a time, in order."""
+class Connection:
+    """One client's connection: one request at a time, in order.
 
-    __slots__ = ("_answers", "_buffer", "_busy", "_close", "_handle", "_loop", "_transport")
+    Reads its socket itself, since only so does the kernel's note of arrival come along.
+    """
 
-    def __init__(self, handle: Handler, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("__weakref__", "_buffer", "_busy", "_close", "_handle", "_loop", "_socket", "_unsent")
+
+    def __init__(self, handle: Handler, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handle = handle
         self._loop = loop
+        self._socket: socket.socket | None = peer
         self._buffer = b""
+        self._unsent = b""
         self._busy = False
         self._close = False
-        self._transport: asyncio.Transport | None = None
+        loop.add_reader(peer.fileno(), self._read)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # a stream protocol gets a Transport
+    def end(self, *, reset: bool = False) -> None:
+        """Close, or reset, the connection. Harmless when it is closed already."""
+        peer, self._socket = self._socket, None
+        if peer is None:
+            return
+        self._loop.remove_reader(peer.fileno())
+        self._loop.remove_writer(peer.fileno())
+        if reset:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-
-    def data_received(self, data: bytes) -> None:
-        arrived = time.monotonic()
+    def _read(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            data, notes, _, _ = self._socket.recvmsg(65536, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.end()
+            return
+        arrived = arrival(notes)
         self._buffer = self._buffer + data if self._buffer else data
         if not self._busy:
             self._next(arrived)
@@ -115,8 +140,8 @@ class Connection(asyncio.Protocol):
             return
         start = end + 4
         if len(self._buffer) < start + length:
-            if "expect" in headers and len(self._buffer) == start and self._transport:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if "expect" in headers and len(self._buffer) == start and self._socket:
+                self._socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         body = self._buffer[start : start + length]
         self._buffer = self._buffer[start + length :]
@@ -138,27 +163,34 @@ class Connection(asyncio.Protocol):
         self._write(answer)
 
     def _write(self, answer: Answer) -> None:
-        transport = self._transport
-        if transport is None:
+        if self._socket is None:
             return
         if answer.reset:
-            raw = transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
+            self.end(reset=True)
             return
         extra = "".join(f"\r\n{name}: {value}" for name, value in answer.headers.items())
         ending = "\r\nconnection: close\r\n\r\n" if self._close else "\r\n\r\n"
-        transport.write(
-            b"%b%d%b%b"
-            % (
-                _head(answer.status, answer.kind),
-                len(answer.body),
-                (extra + ending).encode("latin-1"),
-                answer.body,
-            )
-        )
+        head = _head(answer.status, answer.kind)
+        self._unsent = b"%b%d%b%b" % (head, len(answer.body), (extra + ending).encode("latin-1"), answer.body)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.end()
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent:
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+            return
+        self._loop.remove_writer(self._socket.fileno())
         if self._close:
-            transport.close()
+            self.end()
             return
         self._busy = False
         if self._buffer:
@@ -172,3 +204,25 @@ class Connection(asyncio.Protocol):
 def _resolve(waited_for: asyncio.Future[None]) -> None:
     if not waited_for.done():
         waited_for.set_result(None)
+
+
+def note_arrivals(listener: socket.socket) -> None:
+    """Have the kernel note when bytes arrive on this listener's connections, where it can (Linux)."""
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
+def arrival(notes: list[tuple[int, int, bytes]]) -> float:
+    """Return on `time.monotonic()`'s clock when the bytes arrived: by the kernel's note, else now.
+
+    A process that waited for its turn on a busy machine would otherwise see arrivals in bunches, and
+    blame the sender for them.
+    """
+    now = time.monotonic()
+    for level, kind, data in notes:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) == 16:
+            seconds, nanoseconds = struct.unpack("qq", data)
+            age = time.time() - seconds - nanoseconds / 1e9
+            if 0 <= age < 10:  # else the clock was set meanwhile
+                return now - age
+    return now

@@ -12,14 +12,14 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
 p { color: var(--soft); margin: .2rem 0 1.5rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin: 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem; margin: 0; }
 dl div { border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 dt { color: var(--soft); font-size: .8rem; }
 dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right; }
 th { color: var(--soft); font-weight: 500; font-size: .8rem; }
-th:first-child, td:first-child, td.words { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 """
 
@@ -57,7 +57,8 @@ def page(stats: dict[str, Any], config: SandboxConfig) -> bytes:
     )
     table = (
         "<table><thead><tr><th>number</th><th>arrived</th><th>accepted</th><th>per second</th>"
-        "<th>most in 1 s</th><th>twice</th><th>refused with</th><th>faults</th></tr></thead>"
+        '<th>most in 1 s</th><th>twice</th><th class="words">refused with</th>'
+        '<th class="words">faults</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
         if rows
         else "<p>Nothing has arrived yet.</p>"

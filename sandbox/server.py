@@ -10,12 +10,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import uvloop
 
 from sandbox.app import Sandbox
 from sandbox.config import SandboxConfig
-from sandbox.http import Connection
+from sandbox.http import Connection, note_arrivals
 
 
 def serve(
@@ -79,6 +80,7 @@ def running(config: SandboxConfig | None = None, port: int = 0) -> Iterator[Runn
 
 def _listen(host: str, port: int) -> socket.socket:
     listener = socket.create_server((host, port), backlog=4096)
+    note_arrivals(listener)
     listener.setblocking(False)
     return listener
 
@@ -95,12 +97,24 @@ async def _serve(
     ready: Callable[[str], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    url = _url(listener)
-    server = await loop.create_server(lambda: Connection(sandbox.handle, loop), sock=listener)
+    connections: WeakSet[Connection] = WeakSet()
+
+    def accept() -> None:
+        for _ in range(64):
+            try:
+                peer, _address = listener.accept()
+            except OSError:  # nobody else is waiting, or gave up meanwhile
+                return
+            connections.add(Connection(sandbox.handle, loop, peer))
+
+    loop.add_reader(listener.fileno(), accept)
     if ready:
-        ready(url)
+        ready(_url(listener))
     try:
         await stop.wait()
     finally:
-        server.close()
+        loop.remove_reader(listener.fileno())
+        listener.close()
+        for connection in list(connections):
+            connection.end()
         await sandbox.close()

@@ -188,7 +188,7 @@ class WhatsApp:
         if config.burst_every and (arrived - self.started) % config.burst_every < config.burst_length:
             return "130429", "Message throughput reached (a burst)"
         rate = config.rates.get(number_id, config.rate)
-        if rate and number.taken.within(arrived) >= rate:
+        if rate and number.taken.most_with(arrived) >= rate:
             return "130429", f"Message throughput reached: {rate:g} per second"
         return "", ""
 
