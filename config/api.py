@@ -5,11 +5,23 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import SimpleRouter
 
 from engine.api import ProviderTokenViewSet, UsageViewSet
+from messaging.api import (
+    BroadcastViewSet,
+    MessageViewSet,
+    SenderViewSet,
+    SuppressionViewSet,
+    TemplateViewSet,
+)
 from tenants.api.problems import no_such_address
 
 router = SimpleRouter()
 router.register("provider-tokens", ProviderTokenViewSet, "provider-tokens")
 router.register("usage", UsageViewSet, "usage")
+router.register("senders", SenderViewSet, "senders")
+router.register("templates", TemplateViewSet, "templates")
+router.register("broadcasts", BroadcastViewSet, "broadcasts")
+router.register("messages", MessageViewSet, "messages")
+router.register("suppressions", SuppressionViewSet, "suppressions")
 
 urlpatterns = [
     path("v1/", include(router.urls)),

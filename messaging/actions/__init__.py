@@ -17,7 +17,7 @@ from messaging.actions.launch import (
     launch_due_broadcasts,
     preflight_broadcast,
 )
-from messaging.actions.senders import create_sender, update_sender
+from messaging.actions.senders import create_sender, delete_sender, update_sender
 from messaging.actions.suppressions import suppress
 from messaging.actions.templates import create_template, update_template
 from messaging.actions.upkeep import cancel_leftovers, compact_tallies, tend_broadcasts
@@ -33,6 +33,7 @@ __all__ = [
     "create_sender",
     "create_template",
     "delete_broadcast",
+    "delete_sender",
     "hold_broadcasts",
     "launch_broadcast",
     "launch_due_broadcasts",

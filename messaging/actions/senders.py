@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import IntegrityError, transaction
 
 from engine.models import Lane
-from messaging.models import Sender
+from messaging.models import Broadcast, Sender
 from tenants.errors import ActionRefused
 from tenants.models import ProviderToken
 
@@ -91,6 +91,19 @@ def update_sender(*, sender_id: int, **changes: object) -> Sender:
     if changes:
         sender.save(update_fields=list(changes))
     return sender
+
+
+@transaction.atomic
+def delete_sender(*, sender_id: int) -> None:
+    """Remove a sender that no broadcast has used, and its lane."""
+    sender: Sender | None = Sender.objects.select_for_update().filter(pk=sender_id).first()
+    if sender is None:
+        raise ActionRefused(f"There is no sender {sender_id}.")
+    if Broadcast.objects.filter(sender_id=sender_id).exists():
+        raise ActionRefused(f"Sender {sender} has broadcasts, which stay on record.")
+    lane_id = sender.lane_id
+    sender.delete()
+    Lane.objects.filter(pk=lane_id).delete()
 
 
 def _check_rate(rate: float) -> None:
