@@ -185,4 +185,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",  # served by ourselves: the page works without the internet
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {  # several things have a `state`
+        "CampaignState": "campaigns.models.Campaign.State",
+        "TokenState": "tenants.models.ProviderToken.State",
+        "TemplateState": "messaging.models.MessageTemplate.State",
+        "BroadcastState": "messaging.models.Broadcast.State",
+        "MessageState": "messaging.models.Message.State",
+    },
 }

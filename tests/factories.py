@@ -265,6 +265,7 @@ class SuppressionFactory(OfTenant):
     class Meta:
         model = messaging.Suppression
 
+    contact = same_tenant(ContactFactory)
     phone = Sequence(lambda n: f"+447700{900000 + n % 1000}")
     reason = "asked to stop"
 
