@@ -97,8 +97,11 @@ class LocalPg:
         return make_conninfo(host=str(self.socket), port=5432, user=user, dbname=dbname)
 
     def url(self) -> str:
-        """Return what to set as DATABASE_URL to use this server from elsewhere while it runs."""
-        return f"postgres://{ROLE}@{quote(str(self.socket), safe='')}:5432/{DATABASE}"
+        """Return what to set as DATABASE_URL to use this server from elsewhere while it runs.
+
+        With the socket's folder as a parameter: libpq and django-environ both understand that.
+        """
+        return f"postgres://{ROLE}@/{DATABASE}?host={quote(str(self.socket))}&port=5432"
 
     def running(self) -> bool:
         return self._ping() == psycopg.pq.Ping.OK
