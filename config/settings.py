@@ -10,6 +10,7 @@ import environ
 
 from config.localpg import LocalPg
 from config.logs import logging_config
+from config.unfold import UNFOLD  # noqa: F401 - a setting: how the admin looks
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -57,7 +58,7 @@ YOUTUBE_URL = env("YOUTUBE_URL", default="https://www.googleapis.com").rstrip("/
 
 # -- rooms ---------------------------------------------------------------------------------
 INSTALLED_APPS = [
-    "unfold",
+    "unfold.apps.BasicAppConfig",  # the default one would put its own site in the place of ours
     "unfold.contrib.filters",
     "unfold.contrib.forms",
     "unfold.contrib.import_export",
@@ -144,6 +145,7 @@ Q_CLUSTER = {
 
 # -- language, time, files ------------------------------------------------------------------
 LANGUAGE_CODE = "en-gb"
+FORMAT_MODULE_PATH = "config.formats"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
@@ -155,6 +157,7 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 
 # -- API -----------------------------------------------------------------------------------
 API_REQUESTS_PER_MINUTE = env.int("API_REQUESTS_PER_MINUTE", default=600)  # for each key
