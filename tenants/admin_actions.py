@@ -5,13 +5,15 @@
         pause_broadcast(broadcast_id=broadcast.pk)
         return "Paused."
 
-The method returns what to tell the person, or a response. `ActionRefused` is shown as it stands.
+The method returns what to tell the person, or a response. `ActionRefused` is shown as it stands. One
+that calls a vendor says `network=True`: it runs outside any transaction, and opens its own.
 Unfold's own detail actions run on a plain GET with a raw id, hence these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,8 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
 from tenants.errors import ActionRefused
+from tenants.middleware import no_transaction
+from tenants.scope import all_tenants, tenant_scope
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ObjectAction:
     confirm: str  # the question asked first; empty: none
     permission: str
     when: Callable[[Any], bool]
+    network: bool
 
 
 def object_action(
@@ -47,12 +52,13 @@ def object_action(
     confirm: str = "",
     permission: str = "operate",
     when: Callable[[Any], bool] = lambda obj: True,
+    network: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a method of an `ObjectActions` admin a button; it is called with (request, obj)."""
 
     def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         method.object_action = ObjectAction(  # type: ignore[attr-defined]
-            method.__name__, label, icon, variant, confirm, permission, when
+            method.__name__, label, icon, variant, confirm, permission, when, network
         )
         return method
 
@@ -75,32 +81,65 @@ class ObjectActions:
 
     def get_urls(self) -> list[URLPattern]:
         opts = self.opts  # type: ignore[attr-defined]
-        view = self.admin_site.admin_view(self.act_view)  # type: ignore[attr-defined]
+        wrap = self.admin_site.admin_view  # type: ignore[attr-defined]
         name = f"{opts.app_label}_{opts.model_name}_act"
-        return [path("<path:object_id>/do/<slug:verb>/", view, name=name), *super().get_urls()]  # type: ignore[misc]
+        network = [
+            path(f"<path:object_id>/do/{verb}/", wrap(self._network_view(verb)))
+            for verb, action in self.object_actions().items()
+            if action.network
+        ]
+        act = path("<path:object_id>/do/<slug:verb>/", wrap(self.act_view), name=name)
+        return [*network, act, *super().get_urls()]  # type: ignore[misc]
 
     def act_view(self, request: HttpRequest, object_id: str, verb: str) -> HttpResponse:
         """Do what the button says to an object that this person can see, on POST only."""
+        action, obj = self._wanted(request, object_id, verb)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        try:
+            with transaction.atomic():
+                told = getattr(self, verb)(request, obj)
+        except ActionRefused as refusal:
+            return self._tell_refusal(request, obj, refusal)
+        return self._tell(request, action, obj, told)
+
+    def _network_view(self, verb: str) -> Callable[..., HttpResponse]:
+        """Do the same for a verb that calls a vendor: look, call outside any transaction, note what came."""
+
+        @no_transaction
+        def view(request: HttpRequest, object_id: str) -> HttpResponse:
+            with _scope_of(request):
+                action, obj = self._wanted(request, object_id, verb)
+            if request.method != "POST":
+                return HttpResponseNotAllowed(["POST"])
+            try:
+                told = getattr(self, verb)(request, obj)
+            except ActionRefused as refusal:
+                return self._tell_refusal(request, obj, refusal)
+            with _scope_of(request):
+                return self._tell(request, action, obj, told)
+
+        return view
+
+    def _wanted(self, request: HttpRequest, object_id: str, verb: str) -> tuple[ObjectAction, Any]:
         action = self.object_actions().get(verb)
         obj = self.get_object(request, unquote(object_id))  # type: ignore[attr-defined]
         if action is None or obj is None or not self.has_view_permission(request, obj):  # type: ignore[attr-defined]
             raise Http404
         if not self._may(action, request, obj):
             raise PermissionDenied
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        try:
-            with transaction.atomic():
-                told = getattr(self, verb)(request, obj)
-                if not isinstance(told, HttpResponse):
-                    self.log_change(request, obj, f"{action.label}: {told or 'done'}")  # type: ignore[attr-defined]
-        except ActionRefused as refusal:
-            messages.error(request, refusal.reason)
-        else:
-            if isinstance(told, HttpResponse):
-                return told
-            if told:
-                messages.success(request, told)
+        return action, obj
+
+    def _tell(self, request: HttpRequest, action: ObjectAction, obj: Any, told: Any) -> HttpResponse:
+        if isinstance(told, HttpResponse):
+            return told
+        self.log_change(request, obj, f"{action.label}: {told or 'done'}")  # type: ignore[attr-defined]
+        if told:
+            messages.success(request, told)
+        return HttpResponseRedirect(self._change_url(obj))
+
+    def _tell_refusal(self, request: HttpRequest, obj: Any, refusal: ActionRefused) -> HttpResponse:
+        messages.error(request, refusal.reason)
         return HttpResponseRedirect(self._change_url(obj))
 
     def render_change_form(
@@ -138,3 +177,11 @@ def page(
         template,
         {**model_admin.admin_site.each_context(request), "opts": model_admin.opts, "title": title, **context},
     )
+
+
+@contextmanager
+def _scope_of(request: HttpRequest) -> Iterator[None]:
+    """Open the request's scope in a view for which the middleware opened none."""
+    tenant = getattr(request, "tenant", None)
+    with transaction.atomic(), tenant_scope(tenant.pk) if tenant else all_tenants():
+        yield

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import NON_FIELD_ERRORS
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import models
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 from unfold.forms import PaginationInlineFormSet
 
-from tenants.admin_actions import ObjectActions
+from tenants.admin_actions import ObjectActions, page
 from tenants.admin_roles import Role, RolePermissions, sees_all_tenants
 from tenants.errors import ActionRefused
 from tenants.models import Tenant
-from tenants.scope import ALL, current_scope
+from tenants.scope import ALL, current_scope, tenant_scope
 
 COUNT_CAP = 5_000
 """No list counts further than this: nobody turns a hundred pages, and counting a million rows takes long."""
@@ -78,7 +80,7 @@ class TenantFilter(DropdownFilter):
 class TenantModelForm(ModelForm):
     """A form whose row gets its tenant before it is validated, and points into no other tenant."""
 
-    fixed_tenant: int | None = None  # set by the admin's get_form; None: platform staff choose it
+    fixed_tenant: int | None = None  # set by the admin's get_form
     refusal: ActionRefused | None = None
 
     def _get_validation_exclusions(self) -> set[str]:
@@ -92,14 +94,13 @@ class TenantModelForm(ModelForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        tenant = cleaned.get("tenant")
-        owner = self.instance.tenant_id or self.fixed_tenant or (tenant and tenant.pk)
+        owner = self.instance.tenant_id or self.fixed_tenant
         for name, value in list(cleaned.items()):
             if owner and getattr(value, "tenant_id", owner) != owner:
                 self.add_error(name, "This belongs to another tenant.")
         if self.refusal is not None:
-            field = self.refusal.field if self.refusal.field in self.fields else NON_FIELD_ERRORS
-            self.add_error(None if field == NON_FIELD_ERRORS else field, self.refusal.reason)
+            named = self.refusal.field in self.fields
+            self.add_error(self.refusal.field if named else None, self.refusal.reason)
         return cleaned
 
 
@@ -114,24 +115,24 @@ class TenantInlineFormSet(PaginationInlineFormSet):
 
 class TenantTabularInline(RolePermissions, TabularInline):
     formset = TenantInlineFormSet
-    exclude = ("tenant",)
+    exclude: Any = ("tenant",)
     extra = 0
 
 
 class TenantStackedInline(RolePermissions, StackedInline):
     formset = TenantInlineFormSet
-    exclude = ("tenant",)
+    exclude: Any = ("tenant",)
     extra = 0
 
 
 class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
     """The base of every admin over tenant-owned rows.
 
-    A subclass names no tenant anywhere: the column, the filter and the form field come by themselves
-    for those who see several. A list shows at most 8 columns with the tenant's.
+    A subclass names no tenant anywhere: column and filter come by themselves for those who see several,
+    and a form's row belongs to the tenant in scope. A list shows at most 8 columns with the tenant's.
     """
 
-    form = TenantModelForm
+    form: Any = TenantModelForm
     paginator = CappedPaginator
     show_full_result_count = False
     list_per_page = 50
@@ -156,22 +157,8 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
 
     # -- the form
 
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        fieldsets = [
-            (title, {**options, "fields": [name for name in options["fields"] if name != "tenant"]})
-            for title, options in super().get_fieldsets(request, obj)
-        ]
-        if sees_all_tenants():
-            fieldsets[0][1]["fields"].insert(0, "tenant")
-        return fieldsets
-
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> Any:
-        excluded = super().get_exclude(request, obj)
-        return excluded if sees_all_tenants() else [*(excluded or []), "tenant"]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        fields = list(super().get_readonly_fields(request, obj))
-        return ["tenant", *fields] if obj is not None and sees_all_tenants() else fields
+        return [*(super().get_exclude(request, obj) or []), "tenant"]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change=change, **kwargs)
@@ -180,16 +167,30 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
         form.refusal = request.__dict__.get("_refusal") if request.method == "POST" else None
         return form
 
-    def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        """Show rows under a row only once there is one: before, it is not known whose they are."""
-        return super().get_inline_instances(request, obj) if obj or not sees_all_tenants() else []
+    def changeform_view(self, request: HttpRequest, object_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Work inside one tenant, and show a refusal of the use case behind "Save" as an error of the form.
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Show a refusal of the use case behind "Save" as an error of the form, and keep what was typed."""
+        Those who see every tenant first say whose a new row is to be, and an old row's page offers only
+        what belongs to its tenant.
+        """
+        if not sees_all_tenants():
+            return self._refusable_view(request, object_id, *args, **kwargs)
+        if object_id is None:
+            if not self.has_add_permission(request):
+                raise PermissionDenied
+            return page(self, request, "admin/choose_tenant.html", "For which tenant?")
+        obj = self.get_object(request, unquote(object_id))
+        if obj is None or obj.tenant_id is None:
+            return self._refusable_view(request, object_id, *args, **kwargs)
+        with tenant_scope(obj.tenant_id):
+            response = self._refusable_view(request, object_id, *args, **kwargs)
+            return response.render() if isinstance(response, TemplateResponse) else response
+
+    def _refusable_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             return super().changeform_view(request, *args, **kwargs)
         except ActionRefused as refusal:
-            request.__dict__["_refusal"] = refusal
+            request.__dict__["_refusal"] = refusal  # the form's `clean` shows it, with what was typed
             return super().changeform_view(request, *args, **kwargs)
 
 

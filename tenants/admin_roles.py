@@ -8,7 +8,6 @@ from typing import Any
 from django.http import HttpRequest
 
 from tenants.middleware import STAFF
-from tenants.models import Membership
 from tenants.scope import ALL, NoTenantScope, current_scope
 
 
@@ -23,24 +22,12 @@ class Role(IntEnum):
 
 
 def role_of(request: HttpRequest) -> Role:
-    """Say what this person may do among the rows that the middleware lets this request see.
-
-    The middleware decides whose rows those are; a member's rank is that of the membership in that tenant.
-    """
+    """Say what this person may do among the rows that the middleware lets this request see."""
     user = request.user
     if not (user.is_authenticated and user.is_active and user.is_staff):
         return Role.NOBODY
-    try:
-        scope = current_scope()
-    except NoTenantScope:
-        return Role.NOBODY
-    if scope == ALL or user.is_superuser or getattr(request, "tenant_role", None) == STAFF:
-        return Role.PLATFORM
-    known: dict[int, Role] = request.__dict__.setdefault("_turnout_roles", {})
-    if scope not in known:
-        member = Membership.objects.filter(tenant_id=scope, user=user).values_list("role", flat=True).first()
-        known[scope] = Role[member.upper()] if member else Role.NOBODY
-    return known[scope]
+    role: str | None = getattr(request, "tenant_role", None)  # the middleware has worked it out
+    return Role.PLATFORM if role == STAFF else Role[(role or "nobody").upper()]
 
 
 def sees_all_tenants() -> bool:
