@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from django.core.exceptions import EmptyResultSet
 
-from campaigns.models import Segment
+from campaigns.models import Contact, Segment
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate, Suppression
 
 Sql = tuple[str, list[Any]]
@@ -163,13 +163,12 @@ def _audience(broadcast: Broadcast) -> Sql:
         return "true", []
     if "contacts" in audience:
         return "c.external_id = ANY(%s)", [list(audience["contacts"])]
-    from campaigns.segments import contacts_of
-
     segment = Segment.objects.filter(pk=audience["segment"], tenant_id=broadcast.tenant_id).first()
     if segment is None:
         return "false", []
     try:
-        sql, params = contacts_of(segment).order_by().values("pk").query.sql_with_params()
+        chosen = Contact.objects.filter(tenant_id=broadcast.tenant_id).in_segment(segment)
+        sql, params = chosen.order_by().values("pk").query.sql_with_params()
     except EmptyResultSet:
         return "false", []
     return f"c.id IN ({sql})", list(params)

@@ -12,7 +12,7 @@ from engine.actions import resume_lane
 from engine.schedules import enqueue
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.failures import begin_windows
-from messaging.actions.flow import end_paused_incident, settle_steps
+from messaging.actions.flow import end_incidents, settle_steps
 from messaging.actions.launch import obstacles
 from messaging.actions.senders import QUEUE
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate
@@ -62,7 +62,7 @@ def resume_broadcast(*, broadcast_id: int) -> Broadcast:
     begin_windows(steps)  # what failed before was the reason for the pause
     broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.RUNNING, "", ""
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail"])
-    end_paused_incident(broadcast)
+    end_incidents(broadcast)
     settle_steps(broadcast)
     enqueue(QUEUE)
     return broadcast
@@ -80,7 +80,7 @@ def cancel_broadcast(*, broadcast_id: int) -> int:
     broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.CANCELLED, "", ""
     broadcast.ended_at = now()
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail", "ended_at"])
-    end_paused_incident(broadcast)
+    end_incidents(broadcast)
     return cancel_queued(broadcast_id=broadcast_id, at_most=CANCEL_AT_ONCE)
 
 

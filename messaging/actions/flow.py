@@ -22,7 +22,7 @@ from tenants.models import ProviderToken
 log = structlog.stdlib.get_logger("turnout.broadcasts")
 
 State, StepState, Reason = Broadcast.State, BroadcastStep.State, Broadcast.PauseReason
-PAUSED_KIND = "broadcast_paused"
+PAUSED_KIND, STEP_KIND = "broadcast_paused", "step_paused"
 
 
 def advance_broadcast(broadcast_id: int) -> str:
@@ -125,8 +125,12 @@ def pause_running(broadcast_ids: Sequence[int], reason: str, detail: str) -> int
     return paused
 
 
-def end_paused_incident(broadcast: Broadcast) -> None:
+def end_incidents(broadcast: Broadcast) -> None:
+    """Say that its pause is over, and that of every step that is no longer paused."""
     end_incident(tenant_id=broadcast.tenant_id, kind=PAUSED_KIND, scope=f"broadcast:{broadcast.pk}")
+    paused = Q(state=StepState.PAUSED) & ~Q(broadcast__state=State.CANCELLED)
+    for step_id in broadcast.steps.exclude(paused).values_list("pk", flat=True):
+        end_incident(tenant_id=broadcast.tenant_id, kind=STEP_KIND, scope=f"step:{step_id}")
 
 
 def _hold_step(step_id: int, reason: str, detail: str, code: str) -> int:
@@ -149,7 +153,7 @@ def _hold_step(step_id: int, reason: str, detail: str, code: str) -> int:
         return 1
     open_incident(
         tenant_id=broadcast.tenant_id,
-        kind="step_paused",
+        kind=STEP_KIND,
         scope=f"step:{step.pk}",
         summary=f"Step {step.position} of “{broadcast.name}” is paused, the others go on: {detail}"[:300],
     )
@@ -161,7 +165,7 @@ def _pause(broadcast: Broadcast, reason: str, detail: str) -> None:
     broadcast.pause_reason = reason if reason in Reason.values else Reason.FAILURES
     broadcast.pause_detail = detail
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail"])
-    log.warning("broadcast paused", broadcast=broadcast.pk, reason=reason)
+    log.warning("broadcast paused", broadcast=broadcast.pk, reason=str(reason))
     open_incident(
         tenant_id=broadcast.tenant_id,
         kind=PAUSED_KIND,

@@ -9,9 +9,9 @@ from django.utils.timezone import now
 
 from messaging.actions.control import CANCEL_AT_ONCE, cancel_queued
 from messaging.actions.failures import refuse_after_failures
-from messaging.actions.flow import advance_broadcast
+from messaging.actions.flow import advance_broadcast, hold_broadcasts
 from messaging.actions.launch import launch_due_broadcasts
-from messaging.models import Broadcast
+from messaging.models import Broadcast, BroadcastStep, MessageTemplate
 from tenants.scope import all_tenants
 
 LEFTOVERS_FOR = timedelta(days=1)
@@ -21,7 +21,7 @@ def tend_broadcasts() -> dict[str, int]:
     """Launch what is due, judge failures, advance what stands still, clear up, fold tallies."""
     with all_tenants():
         launched = launch_due_broadcasts()
-        stopped = refuse_after_failures()
+        stopped = hold_unusable_steps() + refuse_after_failures()
         running = list(Broadcast.objects.filter(state=Broadcast.State.RUNNING).values_list("pk", flat=True))
         for broadcast_id in running:
             advance_broadcast(broadcast_id)
@@ -32,6 +32,17 @@ def tend_broadcasts() -> dict[str, int]:
             "cancelled": cancel_leftovers(),
             "folded": compact_tallies(),
         }
+
+
+def hold_unusable_steps() -> int:
+    """Pause running steps whose template is no longer approved: nothing of them is claimed as it is."""
+    steps = BroadcastStep.objects.filter(
+        state=BroadcastStep.State.RUNNING, broadcast__state=Broadcast.State.RUNNING
+    ).exclude(template__state=MessageTemplate.State.APPROVED)
+    for step in steps.select_related("template").order_by("pk"):
+        detail = f"Template “{step.template.name}” is {step.template.state}"
+        hold_broadcasts(step_id=step.pk, reason=Broadcast.PauseReason.TEMPLATE, detail=detail)
+    return len(steps)
 
 
 def cancel_leftovers() -> int:

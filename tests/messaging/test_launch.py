@@ -185,7 +185,7 @@ def test_a_named_audience_and_a_segment_choose_their_contacts(acme: Tenant) -> N
     make_contacts(acme, 10)
     named = make_broadcast(acme, audience={"contacts": ["c3", "c5"]})
     assert launch_broadcast(broadcast_id=named.pk).total == 2
-    rules = {"attributes__city": "City 3"}
+    rules = {"field": "attributes.city", "op": "eq", "value": "City 3"}
     segment = Segment.objects.create(tenant=acme, name="City 3", rules=rules)
     some = make_broadcast(acme, audience={"segment": segment.pk})
     assert launch_broadcast(broadcast_id=some.pk).total == 2  # c3 and c10
