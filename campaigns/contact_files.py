@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -18,6 +18,8 @@ PLAIN = frozenset(FIELDS) - {"attributes", "accounts"}
 ACCOUNT_COLUMNS = {name: (name, "username") for name in PLATFORMS} | {
     f"{name}_id": (name, "user_id") for name in PLATFORMS
 }
+OWN_COLUMNS = ("line", "reasons")
+"""What `import_contacts` adds to the rows it rejects; passed over, so that the mended file can be imported."""
 
 
 class FileRefused(ActionRefused):
@@ -106,6 +108,22 @@ def read_contacts(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | NotAC
         text.detach()  # the file is the caller's to close
 
 
+def read_cells(file: IO[bytes], lines: Container[int]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header and the given lines of a file that `read_contacts` has read, as they stand in it."""
+    file.seek(0)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    header = text.readline(65_536)
+    _, delimiter = _read_header(header)
+    yield 1, next(csv.reader([header], delimiter=delimiter))
+    reader = csv.reader(text, delimiter=delimiter)
+    line = 2
+    for cells in reader:
+        if line in lines:
+            yield line, cells
+        line = reader.line_num + 2
+    text.detach()
+
+
 def _refuse_other_formats(file: IO[bytes]) -> None:
     start = file.read(4096)
     file.seek(0)
@@ -152,7 +170,7 @@ def _columns(names: list[str]) -> Columns:
             columns.accounts.append((at, *ACCOUNT_COLUMNS[name]))
         elif name.startswith("attributes.") and name != "attributes.":
             columns.attributes.append((at, name.removeprefix("attributes.")))
-        elif name != "attributes":
+        elif name != "attributes" and name not in OWN_COLUMNS:
             known = ", ".join(sorted(PLAIN | set(ACCOUNT_COLUMNS)))
             raise FileRefused(
                 f"unknown column {name[:40]!r}: call it attributes.{name[:40] or 'name'} to keep it, "

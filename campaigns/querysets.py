@@ -22,7 +22,8 @@ class ContactQuerySet(TenantQuerySet):
         return self.filter(compile_segment(rules))
 
     def in_segment(self, segment: Segment) -> ContactQuerySet:
-        return self.matching(segment.rules)
+        """Those of the segment as it is now."""
+        return self.matching(segment.rules).filter(tenant_id=segment.tenant_id)
 
     def in_cohort(self, cohort: Any) -> ContactQuerySet:
         return self.filter(cohorts=cohort)

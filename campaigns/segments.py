@@ -22,7 +22,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import BooleanField, DecimalField, Field, Func, Q, QuerySet, TextField, Value
 from django.db.models.expressions import Exists, Expression, F, OuterRef
@@ -31,6 +31,9 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from campaigns.contact_rows import MAX_ATTRIBUTE_KEY, PLATFORMS
 from tenants.errors import ActionRefused
+
+if TYPE_CHECKING:
+    from campaigns.models import Segment
 
 MAX_DEPTH = 8
 MAX_RULES = 200
@@ -70,6 +73,13 @@ def compile_segment(rules: object) -> Q:
 def check_rules(rules: object) -> None:
     """Raise `RulesRefused` for rules that cannot be compiled."""
     compile_segment(rules)
+
+
+def contacts_of(segment: Segment) -> QuerySet[Any]:
+    """Return the segment's contacts as they are now: of its own tenant, in every scope."""
+    from campaigns.models import Contact
+
+    return Contact.objects.filter(compile_segment(segment.rules), tenant_id=segment.tenant_id)
 
 
 class _Compiler:
