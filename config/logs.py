@@ -115,7 +115,7 @@ def logging_config(log_format: str, *, secrets: Iterable[str] = ()) -> dict[str,
             "django": {"handlers": [], "level": "INFO", "propagate": True},
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
             "django.request": {"handlers": [], "level": "ERROR", "propagate": True},
-            "django-q": {"level": "INFO"},  # adds a handler of its own only where the root has none
+            "django-q": {"level": "WARNING"},  # each tick would be three lines; runs tell of themselves
             "httpx": {"level": "WARNING"},
             "apprise": {"level": "WARNING"},
         },

@@ -49,6 +49,17 @@ def check_port(host: str, port: int) -> None:
         raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
+def free_port(host: str, wanted: int) -> int:
+    """Return `wanted` if a server could listen there, else a port that is free now."""
+    try:
+        check_port(host, wanted)
+    except PortTaken:
+        with socket.create_server((host, 0)) as server:
+            free: int = server.getsockname()[1]
+            return free
+    return wanted
+
+
 @dataclass(slots=True)
 class Child:
     """One process to keep running. `cluster` names the heartbeat that shows it works, if it has one."""

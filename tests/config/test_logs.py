@@ -86,9 +86,9 @@ def test_ordinary_words_stay(text: str) -> None:
 @pytest.mark.parametrize("written", ["json"], indirect=True)
 def test_every_line_names_request_run_lane_and_tenant(written: io.StringIO) -> None:
     with structlog.contextvars.bound_contextvars(request="req-1", run=7, lane=9), tenant_scope(5):
-        logging.getLogger("django-q").info("from a library")
+        logging.getLogger("django-q").warning("from a library")
         structlog.stdlib.get_logger("turnout").info("from us", count=2)
-    logging.getLogger("django-q").info("outside")
+    logging.getLogger("django-q").warning("outside")
     theirs, ours, outside = map(json.loads, written.getvalue().splitlines())
     for line in (theirs, ours):
         assert line.items() >= {"request": "req-1", "run": 7, "lane": 9, "tenant": 5}.items()

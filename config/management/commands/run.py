@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
@@ -79,7 +80,7 @@ def prepare(*, migrate: bool) -> None:
                 "run `manage.py migrate`, or `run --migrate`"
             )
         call_command("migrate", verbosity=0)
-    call_command("sync_schedules", verbosity=0)
+    call_command("sync_schedules", verbosity=0, stdout=io.StringIO())
     if not settings.DEBUG and not settings.STATIC_ROOT.exists():
         call_command("collectstatic", interactive=False, verbosity=0)
     connection.close()
