@@ -29,7 +29,7 @@ PLACES: Final = (
     ("SE", "sv_SE", 4),
     ("BR", "pt_BR", 3),
 )
-COLUMNS: Final = ("external_id", "name", "email", "phone", "city", "plan", "member_since", "instagram")
+COLUMNS: Final = ("external_id", "name", "email", "phone", "attributes.city", "attributes.plan", "attributes.member_since", "instagram")
 
 
 def people(count: int, *, prefix: str) -> Iterator[dict[str, Any]]:
@@ -53,9 +53,9 @@ def people(count: int, *, prefix: str) -> Iterator[dict[str, Any]]:
             "name": f"{first} {last}",
             "email": f"{handle}@example.com",
             "phone": mobile(region, dice, taken),
-            "city": fake.city(),
-            "plan": dice.choices(("free", "plus", "family"), (60, 30, 10))[0],
-            "member_since": f"{dice.randint(2019, 2026)}-{dice.randint(1, 12):02}-{dice.randint(1, 28):02}",
+            "attributes.city": fake.city(),
+            "attributes.plan": dice.choices(("free", "plus", "family"), (60, 30, 10))[0],
+            "attributes.member_since": f"{dice.randint(2019, 2026)}-{dice.randint(1, 12):02}-{dice.randint(1, 28):02}",
             "instagram": handle if dice.random() < 0.4 else "",
         }
 
