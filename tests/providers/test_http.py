@@ -95,7 +95,6 @@ def test_no_connection_means_unsent(make, situation):
     "behave",
     [
         trouble.close_at_once,
-        trouble.reset_at_once,
         trouble.read_then_close,
         trouble.read_then_reset,
         trouble.read_then_hang,
@@ -116,6 +115,16 @@ def test_a_connection_without_a_whole_answer_means_lost(make, behave):
     assert SECRET not in str(response)
     assert took < 3
     assert len(server.requests) <= 1, "a written request was repeated"
+
+
+@BOTH
+def test_a_reset_at_once_is_told_as_the_client_met_it(make):
+    """It may come while connecting, and then nothing was written, or just after. Never a Reply, never read."""
+    with trouble.serving(trouble.reset_at_once) as server:
+        response = make(post(server.url()))
+    assert isinstance(response, Unsent | Lost), response
+    assert SECRET not in str(response)
+    assert server.requests == []
 
 
 @BOTH
