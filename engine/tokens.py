@@ -18,8 +18,9 @@ from tenants.scope import all_tenants
 from tenants.secrets import SecretUnreadable
 
 DEAD = (Standing.EXPIRED, Standing.REVOKED)
+WORKS = (Standing.ACTIVE, Standing.THROTTLED)
 PAUSE_REASON = "token"
-INCIDENT = "token_dead"
+INCIDENT = "token"  # as the minute's watch calls it
 
 _URLS = {
     "whatsapp": "WHATSAPP_URL",
@@ -35,8 +36,8 @@ def check_token(*, token_id: int) -> tuple[Standing, str]:
     """Ask the vendor about one token; returns how it stands and the vendor's words, redacted.
 
     Makes a network call, so it must not be called inside a transaction: it raises RuntimeError there.
-    A dead token pauses its lanes and opens an incident; one that works again ends both. Raises
-    `ActionRefused` when the token cannot be asked about.
+    A dead token pauses its lanes and opens an incident. One that works again ends the incident; its
+    lanes stay paused until somebody resumes them. Raises `ActionRefused` when it cannot be asked about.
     """
     if connection.in_atomic_block:
         raise RuntimeError("check_token makes a network call: call it outside any transaction")
@@ -77,20 +78,17 @@ def _settle(token_id: int, asked_with: str, standing: Standing, detail: str) -> 
             return
         token.state, token.last_error, token.checked_at = standing.value, detail, now()
         token.save(update_fields=["state", "last_error", "checked_at"])
-        lanes = Lane.objects.filter(token_id=token_id)
-        scope = f"token:{token_id}"
+        scope, name = f"token:{token_id}", token.get_provider_display()
         if standing in DEAD:
-            lanes.filter(paused_at=None).update(
+            Lane.objects.filter(token_id=token_id, paused_at=None).update(
                 paused_at=now(), pause_reason=PAUSE_REASON, last_error=detail or standing.value
             )
             open_incident(
                 tenant_id=token.tenant_id,
                 kind=INCIDENT,
                 scope=scope,
-                summary=f"{token} is {standing.value}: {detail or 'no reason given'}"[:300],
+                summary=f"the {name} token “{token.label}” is {standing.value}: {detail}",
                 severity="critical",
             )
-        elif standing in (Standing.ACTIVE, Standing.THROTTLED):
-            # only what a dead token had paused; an operator's pause stays
-            lanes.filter(pause_reason=PAUSE_REASON).update(paused_at=None, pause_reason="", last_error="")
+        elif standing in WORKS:
             end_incident(tenant_id=token.tenant_id, kind=INCIDENT, scope=scope)

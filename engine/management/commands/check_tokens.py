@@ -6,13 +6,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from engine.tokens import check_token
-from providers.base import Standing
+from engine.tokens import WORKS, check_token
 from tenants.errors import ActionRefused
 from tenants.management.base import TurnoutCommand, find_tenant
 from tenants.models import ProviderToken
-
-WORKS = (Standing.ACTIVE, Standing.THROTTLED)
 
 
 class Command(TurnoutCommand):

@@ -1,0 +1,185 @@
+"""Provider tokens: what is secret goes in and never comes out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils.timezone import now
+from rest_framework.test import APIClient
+
+from engine.models import Lane
+from tenants.models import ProviderToken, Tenant
+from tenants.scope import all_tenants
+from tests.factories import LaneFactory, ProviderTokenFactory
+
+TOKENS = "/api/v1/provider-tokens/"
+SECRETS = ["EAAsecret", "app-secret-word", "verify-word"]
+GOOD: dict[str, Any] = {
+    "provider": "whatsapp",
+    "label": "main",
+    "secret": SECRETS[0],
+    "config": {"waba_id": "77", "version": "v25.0", "app_secret": SECRETS[1], "verify_token": SECRETS[2]},
+    "hourly_allowance": 200,
+}
+
+
+def stored() -> Any:
+    with all_tenants():
+        return ProviderToken.objects.get()
+
+
+def test_secrets_go_in_and_never_come_out(api: APIClient) -> None:
+    made = api.post(TOKENS, GOOD)
+    assert made.status_code == 201, made.content
+    one = f"{TOKENS}{made.json()['id']}/"
+    answers = [made, api.get(TOKENS), api.get(one), api.patch(one, {"label": "other"})]
+    answers.append(api.put(one, {**GOOD, "label": "third"}))
+    for answer in answers:
+        assert answer.status_code in (200, 201), answer.content
+        assert not any(secret in answer.content.decode() for secret in SECRETS)
+    assert "secret" not in made.json()
+    assert made.json()["config"] == {
+        "waba_id": "77",
+        "version": "v25.0",
+        "app_secret": None,
+        "verify_token": None,
+    }
+    with all_tenants(), connection.cursor() as cursor:
+        cursor.execute("SELECT t::text FROM tenants_providertoken t")
+        row = cursor.fetchone()[0]
+    assert not any(secret in row for secret in SECRETS)
+    token = stored()
+    assert token.secret == SECRETS[0]
+    assert (token.setting("app_secret"), token.setting("waba_id")) == (SECRETS[1], "77")
+
+
+@pytest.mark.parametrize(
+    ("config", "app_secret", "shown"),
+    [
+        ({"waba_id": "8", "app_secret": None}, "app-secret-word", {"waba_id": "8", "app_secret": None}),
+        ({"waba_id": "8", "app_secret": "new"}, "new", {"waba_id": "8", "app_secret": None}),
+        ({"waba_id": "8", "app_secret": ""}, None, {"waba_id": "8"}),
+        ({"waba_id": "8"}, None, {"waba_id": "8"}),
+        ({}, None, {}),
+    ],
+)
+def test_a_secret_setting_is_kept_when_sent_back_as_null(
+    api: APIClient, config: dict[str, Any], app_secret: str | None, shown: dict[str, Any]
+) -> None:
+    one = f"{TOKENS}{api.post(TOKENS, GOOD).json()['id']}/"
+    changed = api.patch(one, {"config": config})
+    assert changed.status_code == 200, changed.content
+    assert changed.json()["config"] == shown
+    assert stored().setting("app_secret") == app_secret
+    assert stored().secret == SECRETS[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("config", {"app_secret": 5}),
+        ("config", []),
+        ("config", None),
+        ("secret", ""),
+        ("secret", None),
+        ("provider", "fax"),
+        ("hourly_allowance", -1),
+        ("hourly_allowance", 2**31),
+        ("label", "x" * 101),
+        ("expires_at", "soon"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(api: APIClient, field: str, value: Any) -> None:
+    response = api.post(TOKENS, {**GOOD, field: value})
+    assert response.status_code == 400, response.content
+    assert [error["field"] for error in response.json()["errors"]] == [field]
+
+
+def test_a_token_stays_with_its_provider(api: APIClient) -> None:
+    one = f"{TOKENS}{api.post(TOKENS, GOOD).json()['id']}/"
+    assert api.patch(one, {"provider": "lime"}).status_code == 400
+
+
+def test_a_new_secret_gets_a_new_chance(acme: Tenant, api: APIClient) -> None:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(tenant=acme, state="revoked", last_error="190")
+    one = f"{TOKENS}{token.pk}/"
+    assert api.patch(one, {"label": "other"}).json()["state"] == "revoked"
+    assert api.patch(one, {"secret": "EAAnew"}).json()["state"] == "active"
+    assert stored().secret == "EAAnew"
+
+
+def test_a_smaller_allowance_reaches_the_lanes_and_never_below_what_is_used(
+    acme: Tenant, api: APIClient
+) -> None:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(tenant=acme)
+        LaneFactory(tenant=acme, token=token, allowance=200, used=150)
+        LaneFactory(tenant=acme, token=token, allowance=9000, window="month", used=10)
+    assert api.patch(f"{TOKENS}{token.pk}/", {"hourly_allowance": 100}).status_code == 200
+    with all_tenants():
+        lanes = {lane.window: (lane.allowance, lane.used) for lane in Lane.objects.all()}
+    assert lanes == {"hour": (100, 100), "month": (9000, 10)}
+
+
+def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient) -> None:
+    with all_tenants():
+        for provider, state in [("whatsapp", "active"), ("lime", "active"), ("lime", "expired")]:
+            ProviderTokenFactory(tenant=acme, provider=provider, state=state)
+    for query, found in [("provider=lime", 2), ("state=active", 2), ("provider=lime&state=expired", 1)]:
+        assert len(api.get(f"{TOKENS}?{query}").json()["results"]) == found
+    assert api.get(f"{TOKENS}?state=dead").status_code == 400
+
+
+def test_usage_tells_what_is_left_and_when_it_resets(acme: Tenant, api: APIClient) -> None:
+    later = now() + timedelta(minutes=20)
+    with all_tenants():
+        LaneFactory(tenant=acme, name="limited", allowance=200, used=150, window_ends_at=later)
+        LaneFactory(
+            tenant=acme, name="over", allowance=200, used=200, window_ends_at=now() - timedelta(seconds=1)
+        )
+        LaneFactory(tenant=acme, name="free")
+    usage = {row["name"]: row for row in api.get("/api/v1/usage/").json()["results"]}
+    assert [usage["limited"][name] for name in ("used", "remaining", "window")] == [150, 50, "hour"]
+    assert usage["limited"]["resets_at"] == later.isoformat().replace("+00:00", "Z")
+    assert [usage["over"][name] for name in ("used", "remaining", "resets_at")] == [0, 200, None]
+    assert [usage["free"][name] for name in ("used", "remaining")] == [0, None]
+    assert usage["free"]["provider"] == "whatsapp"
+    assert usage["free"]["breaker"] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("path", "made_by"), [("usage", LaneFactory), ("provider-tokens", ProviderTokenFactory)]
+)
+def test_a_list_costs_the_same_however_long_it_is(
+    acme: Tenant, api: APIClient, path: str, made_by: Any, django_assert_max_num_queries: Any
+) -> None:
+    def queries() -> int:
+        with django_assert_max_num_queries(60) as asked:
+            assert api.get(f"/api/v1/{path}/").status_code == 200
+        return len(asked)
+
+    with all_tenants():
+        made_by(tenant=acme)
+    queries()
+    few = queries()
+    with all_tenants():
+        made_by.create_batch(20, tenant=acme)
+    assert queries() == few
+
+
+def test_lists_are_read_page_by_page_without_gaps(acme: Tenant, api: APIClient) -> None:
+    with all_tenants():
+        made = [token.pk for token in ProviderTokenFactory.create_batch(7, tenant=acme)]
+    page, seen, pages = api.get(f"{TOKENS}?page_size=3").json(), [], 1
+    while True:
+        assert page.keys() == {"next", "previous", "results"}
+        seen += [row["id"] for row in page["results"]]
+        if page["next"] is None:
+            break
+        page, pages = api.get(page["next"]).json(), pages + 1
+    assert (seen, pages) == (made[::-1], 3)
+    assert [row["id"] for row in api.get(page["previous"]).json()["results"]] == made[1:4][::-1]

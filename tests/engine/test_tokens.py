@@ -1,0 +1,187 @@
+"""A token is asked about at the vendor, and what the vendor says has consequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection, transaction
+
+from engine.models import Incident, Lane
+from engine.tokens import check_token
+from providers.base import Standing
+from tenants.errors import ActionRefused
+from tenants.models import ProviderToken, Tenant
+from tenants.scope import all_tenants, tenant_scope
+from tests.api.conftest import client_for
+from tests.engine.vendor import Request, Vendor, serve
+from tests.factories import LaneFactory, ProviderTokenFactory, two_tenants
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRET = "EAAthe-secret"
+
+
+def graph_error(code: int, subcode: int | None = None, message: str = "no") -> tuple[int, Any]:
+    error = {"message": message, "type": "OAuthException", "code": code}
+    return 401, {"error": error | ({"error_subcode": subcode} if subcode else {})}
+
+
+@pytest.fixture
+def vendor(settings: Any) -> Iterator[Vendor]:
+    with serve() as vendor:
+        settings.WHATSAPP_URL = vendor.url
+        yield vendor
+
+
+@pytest.fixture
+def tenants() -> tuple[Tenant, Tenant]:
+    return two_tenants()
+
+
+@pytest.fixture
+def token(tenants: tuple[Tenant, Tenant]) -> Any:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(
+            tenant=tenants[0], secret=SECRET, config={"waba_id": "77", "version": "v9.9"}
+        )
+        LaneFactory(tenant=tenants[0], token=token)
+        LaneFactory(tenant=tenants[1])
+    return token
+
+
+def state_of(token: ProviderToken) -> tuple[str, str]:
+    with all_tenants():
+        row = ProviderToken.objects.get(pk=token.pk)
+        return row.state, row.last_error
+
+
+def paused_lanes() -> list[int]:
+    with all_tenants():
+        return list(Lane.objects.exclude(paused_at=None).values_list("tenant_id", flat=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "standing", "pauses"),
+    [
+        ((200, {"id": "77"}), Standing.ACTIVE, False),
+        (graph_error(190, 463), Standing.EXPIRED, True),
+        (graph_error(190, 460), Standing.REVOKED, True),
+        (graph_error(190), Standing.REVOKED, True),
+        (graph_error(80007), Standing.THROTTLED, False),
+        ((500, {}), Standing.FAILING, False),
+        (None, Standing.FAILING, False),
+    ],
+)
+def test_what_the_vendor_says_is_kept_and_a_dead_token_pauses_its_lanes(
+    vendor: Vendor, token: Any, answer: Any, standing: Standing, pauses: bool
+) -> None:
+    vendor.answer = lambda _: answer
+    assert check_token(token_id=token.pk)[0] is standing
+    assert state_of(token)[0] == standing.value
+    assert paused_lanes() == ([token.tenant_id] if pauses else [])
+    with all_tenants():
+        assert Incident.objects.filter(tenant=token.tenant_id, ended_at=None).count() == int(pauses)
+    assert vendor.requests[0].path.startswith("/v9.9/77?")
+
+
+def test_the_secret_is_never_kept_or_told(vendor: Vendor, token: Any) -> None:
+    vendor.answer = lambda _: graph_error(190, message=f"Cannot parse {SECRET}")
+    _, detail = check_token(token_id=token.pk)
+    with all_tenants():
+        told = [detail, *state_of(token), *Incident.objects.values_list("summary", flat=True)]
+        told += Lane.objects.values_list("last_error", flat=True)
+    assert "***" in detail
+    assert not any(SECRET in text for text in told)
+
+
+def test_a_token_that_works_again_ends_the_incident_and_lanes_wait_for_a_person(
+    vendor: Vendor, token: Any
+) -> None:
+    vendor.answer = lambda _: graph_error(190)
+    check_token(token_id=token.pk)
+    vendor.answer = lambda _: (200, {"id": "77"})
+    assert check_token(token_id=token.pk) == (Standing.ACTIVE, "")
+    assert state_of(token) == ("active", "")
+    with all_tenants():
+        assert not Incident.objects.filter(ended_at=None).exists()
+    assert paused_lanes() == [token.tenant_id]
+
+
+def test_a_secret_that_was_changed_meanwhile_is_not_judged_by_the_old_one(vendor: Vendor, token: Any) -> None:
+    def change_it_and_refuse(_: Request) -> Any:
+        token.secret = "EAAanother"
+        with all_tenants():
+            token.save()
+        connection.close()  # this is the vendor's thread
+        return graph_error(190)
+
+    vendor.answer = change_it_and_refuse
+    check_token(token_id=token.pk)
+    assert state_of(token) == ("active", "")
+    assert paused_lanes() == []
+
+
+def test_it_refuses_to_call_out_inside_a_transaction(vendor: Vendor, token: Any) -> None:
+    with pytest.raises(RuntimeError, match="transaction"), transaction.atomic():
+        check_token(token_id=token.pk)
+    assert vendor.requests == []
+
+
+def test_what_cannot_be_asked_about_is_refused(
+    vendor: Vendor, tenants: tuple[Tenant, Tenant], settings: Any
+) -> None:
+    with pytest.raises(ActionRefused):
+        check_token(token_id=2**40)
+    with all_tenants():
+        sealed: Any = ProviderTokenFactory(tenant=tenants[0])
+    settings.TOKEN_KEYS = ["b3RoZXIta2V5LW90aGVyLWtleS1vdGhlci1rZXktISE="]
+    with pytest.raises(ActionRefused, match="TOKEN_KEYS"):
+        check_token(token_id=sealed.pk)
+    assert vendor.requests == []
+
+
+def test_the_api_checks_a_token_outside_its_transaction(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = lambda _: graph_error(190, 463, "Session has expired")
+    response = client_for(tenants[0]).post(f"/api/v1/provider-tokens/{token.pk}/check/")
+    assert response.status_code == 200, response.content
+    assert response.json()["state"] == "expired"
+    assert "Session has expired" in response.json()["detail"]
+    assert state_of(token)[0] == "expired"
+
+
+def test_the_api_does_not_check_another_tenants_token(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    assert client_for(tenants[1]).post(f"/api/v1/provider-tokens/{token.pk}/check/").status_code == 404
+    assert (
+        client_for(tenants[0], ["provider-tokens:read"])
+        .post(f"/api/v1/provider-tokens/{token.pk}/check/")
+        .status_code
+        == 403
+    )
+    assert vendor.requests == []
+
+
+def test_the_command_asks_about_every_token_and_fails_for_a_dead_one(
+    vendor: Vendor, token: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor.answer = lambda request: (200, {"id": "x"})
+    call_command("check_tokens")
+    assert "2 of 2 provider tokens work" in capsys.readouterr().out
+    vendor.answer = lambda request: graph_error(190) if "/77" in request.path else (200, {"id": "x"})
+    with pytest.raises(CommandError, match="1 of 2 provider tokens do not work"):
+        call_command("check_tokens")
+    out = capsys.readouterr().out
+    assert "revoked" in out
+    assert SECRET not in out
+
+
+def test_a_tokens_secrets_are_sealed_at_rest(token: Any) -> None:
+    with tenant_scope(token.tenant_id), connection.cursor() as cursor:
+        cursor.execute("SELECT t::text FROM tenants_providertoken t")
+        assert all(SECRET not in row for (row,) in cursor.fetchall())
