@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,16 @@ PLACES: Final = (
     ("SE", "sv_SE", 4),
     ("BR", "pt_BR", 3),
 )
-COLUMNS: Final = ("external_id", "name", "email", "phone", "attributes.city", "attributes.plan", "attributes.member_since", "instagram")
+COLUMNS: Final = (
+    "external_id",
+    "name",
+    "email",
+    "phone",
+    "attributes.city",
+    "attributes.plan",
+    "attributes.member_since",
+    "instagram",
+)
 
 
 def people(count: int, *, prefix: str) -> Iterator[dict[str, Any]]:
@@ -55,7 +65,7 @@ def people(count: int, *, prefix: str) -> Iterator[dict[str, Any]]:
             "phone": mobile(region, dice, taken),
             "attributes.city": fake.city(),
             "attributes.plan": dice.choices(("free", "plus", "family"), (60, 30, 10))[0],
-            "attributes.member_since": f"{dice.randint(2019, 2026)}-{dice.randint(1, 12):02}-{dice.randint(1, 28):02}",
+            "attributes.member_since": str(date(2019, 1, 1) + timedelta(dice.randrange(2800))),
             "instagram": handle if dice.random() < 0.4 else "",
         }
 
