@@ -119,7 +119,7 @@ def test_a_connection_without_a_whole_answer_means_lost(make, behave):
 
 @BOTH
 def test_a_reset_at_once_is_told_as_the_client_met_it(make):
-    """It may come while connecting, and then nothing was written, or just after. Never a Reply, never read."""
+    """It may come while connecting, and then nothing was written, or just after. Nobody read it."""
     with trouble.serving(trouble.reset_at_once) as server:
         response = make(post(server.url()))
     assert isinstance(response, Unsent | Lost), response
