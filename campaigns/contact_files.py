@@ -19,7 +19,7 @@ ACCOUNT_COLUMNS = {name: (name, "username") for name in PLATFORMS} | {
     f"{name}_id": (name, "user_id") for name in PLATFORMS
 }
 OWN_COLUMNS = ("line", "reasons")
-"""What `import_contacts` adds to the rows it rejects; passed over, so that the mended file can be imported."""
+"""What `import_contacts` adds to rows it rejects; passed over, so that a mended file can be imported."""
 
 
 class FileRefused(ActionRefused):

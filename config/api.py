@@ -4,6 +4,7 @@ from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.routers import SimpleRouter
 
+from campaigns.api import CampaignViewSet, CohortViewSet, ContactViewSet, SegmentViewSet
 from engine.api import ProviderTokenViewSet, UsageViewSet
 from messaging.api import (
     BroadcastViewSet,
@@ -15,6 +16,10 @@ from messaging.api import (
 from tenants.api.problems import no_such_address
 
 router = SimpleRouter()
+router.register("contacts", ContactViewSet, "contacts")
+router.register("campaigns", CampaignViewSet, "campaigns")
+router.register("segments", SegmentViewSet, "segments")
+router.register("cohorts", CohortViewSet, "cohorts")
 router.register("provider-tokens", ProviderTokenViewSet, "provider-tokens")
 router.register("usage", UsageViewSet, "usage")
 router.register("senders", SenderViewSet, "senders")

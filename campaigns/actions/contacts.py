@@ -102,7 +102,7 @@ def _replace_accounts(contact: Contact, accounts: list[Account]) -> None:
             if constraint in ("social_account_user_id_once", "social_account_username_once"):
                 name = account.user_id if "user_id" in constraint else account.username
                 raise ActionRefused(
-                    f"{account.platform} {name} belongs to another contact.", field="accounts"
+                    f"{account.platform} {name} is another contact's, or comes twice.", field="accounts"
                 ) from None
             raise
 
