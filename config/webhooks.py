@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -13,43 +14,36 @@ from django.db import DatabaseError, connection
 
 from config.hot import Answer, ClientGone, Receive, Scope, TooLarge, header, problem, read_body
 from engine.intake import GroupCommit, IntakeDown, IntakeFull
+from messaging.webhooks import TenantApp, read_tenant_apps, verify_whatsapp
 from providers import whatsapp
 from providers.base import BadSignature
-from tenants.models import ProviderToken
-from tenants.scope import all_tenants
-from tenants.secrets import SecretUnreadable
 
 log = structlog.stdlib.get_logger("turnout.webhooks")
 
 KEPT_SECONDS: Final = 30
 
 
-class MetaSecrets:
-    """What Meta may sign or greet us with: the app's own, and those of tenants with an app of theirs.
+class TenantApps:
+    """The apps of Meta's that tenants brought, with what may sign their webhooks.
 
     Kept for 30 s, so that a change takes that long. Without a database the last known ones serve.
     """
 
     def __init__(self) -> None:
-        self.app_secrets: list[str] = [settings.META_APP_SECRET]
-        self.verify_tokens: list[str] = [settings.META_VERIFY_TOKEN]
+        self._apps: list[TenantApp] = []
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    async def refresh(self) -> None:
-        if time.monotonic() - self._read_at < KEPT_SECONDS:
-            return
-        async with self._reading:
-            if time.monotonic() - self._read_at < KEPT_SECONDS:
-                return
-            try:
-                app_secrets, verify_tokens = await asyncio.to_thread(_tenants_secrets)
-            except DatabaseError as error:
-                log.warning("webhook secrets not read", error=str(error).strip())
-            else:
-                self.app_secrets = [settings.META_APP_SECRET, *app_secrets]
-                self.verify_tokens = [settings.META_VERIFY_TOKEN, *verify_tokens]
-            self._read_at = time.monotonic()
+    async def get(self) -> Sequence[TenantApp]:
+        if time.monotonic() - self._read_at >= KEPT_SECONDS:
+            async with self._reading:
+                if time.monotonic() - self._read_at >= KEPT_SECONDS:
+                    try:
+                        self._apps = await asyncio.to_thread(_read)
+                    except DatabaseError as error:
+                        log.warning("webhook secrets not read", error=str(error).strip())
+                    self._read_at = time.monotonic()
+        return self._apps
 
 
 class WhatsAppWebhook:
@@ -57,7 +51,7 @@ class WhatsAppWebhook:
 
     def __init__(self, receipts: GroupCommit) -> None:
         self.receipts = receipts
-        self.secrets = MetaSecrets()
+        self.apps = TenantApps()
 
     async def __call__(self, scope: Scope, receive: Receive) -> Answer:
         if scope["method"] == "GET":
@@ -67,9 +61,9 @@ class WhatsAppWebhook:
         return problem(405, "Only GET and POST", allow="GET, POST")
 
     async def greet(self, scope: Scope) -> Answer:
-        await self.secrets.refresh()
+        apps = await self.apps.get()
         params = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        for token in self.secrets.verify_tokens:
+        for token in (settings.META_VERIFY_TOKEN, *(app.verify_token for app in apps)):
             challenge = whatsapp.handshake(params, token)
             if challenge is not None:
                 return Answer(200, challenge.encode())
@@ -82,9 +76,9 @@ class WhatsAppWebhook:
             return problem(413, "More than 3 MB", connection="close")
         except ClientGone:
             return problem(400, "The body is not complete")
-        await self.secrets.refresh()
+        apps = await self.apps.get()
         try:
-            whatsapp.verify(body, header(scope, whatsapp.SIGNATURE_HEADER), self.secrets.app_secrets)
+            verify_whatsapp(body, header(scope, whatsapp.SIGNATURE_HEADER), apps)
         except BadSignature as error:
             log.warning("webhook refused", provider="whatsapp", reason=str(error), size=len(body))
             return problem(403, f"Refused: {error}")
@@ -97,17 +91,8 @@ class WhatsAppWebhook:
         return Answer(200)
 
 
-def _tenants_secrets() -> tuple[list[str], list[str]]:
-    """Read (app secrets, verify tokens) of every WhatsApp token that carries its own."""
-    app_secrets, verify_tokens = set(), set()
+def _read() -> list[TenantApp]:
     try:
-        with all_tenants():
-            for token in ProviderToken.objects.filter(provider="whatsapp"):
-                try:
-                    app_secrets.add(token.setting("app_secret"))
-                    verify_tokens.add(token.setting("verify_token"))
-                except SecretUnreadable:
-                    log.exception("webhook secret unreadable", token=token.pk)
+        return read_tenant_apps()
     finally:
         connection.close()  # of a thread that may never come back
-    return sorted(filter(None, app_secrets)), sorted(filter(None, verify_tokens))

@@ -98,25 +98,33 @@ def test_a_signed_webhook_is_stored_as_it_came_and_a_tick_asked_for(web: Any, as
     assert asked
 
 
-def test_a_tenant_may_have_an_app_of_its_own(web: Any) -> None:
+def about(waba_id: str) -> bytes:
+    return json.dumps(
+        {"object": "whatsapp_business_account", "entry": [{"id": waba_id, "changes": []}]}
+    ).encode()
+
+
+def test_a_tenant_may_have_an_app_of_its_own_that_speaks_for_itself_only(web: Any) -> None:
     tenant = Tenant.objects.create(name="Ann", slug="ann")
     with all_tenants():
-        token = ProviderToken(tenant=tenant, provider="whatsapp", label="own")
+        token = ProviderToken(tenant=tenant, provider="whatsapp", label="own", config={"waba_id": "111"})
         token.secret = "t"
         token.secret_config = {"app_secret": "Ann's secret", "verify_token": "Ann's word"}
         token.save()
+    hers, others = about("111"), about("222")
 
     async def talk(client: Client) -> list[int]:
         answers = [
-            await client.post(HOOK, content=BODY, headers=signed(BODY, "Ann's secret")),
-            await client.post(HOOK, content=BODY, headers=signed(BODY, "the app's secret")),
+            await client.post(HOOK, content=hers, headers=signed(hers, "Ann's secret")),
+            await client.post(HOOK, content=others, headers=signed(others, "the app's secret")),
             await client.get(HOOK, params=greeting("Ann's word")),
-            await client.post(HOOK, content=BODY, headers=signed(BODY, "Bob's secret")),
+            await client.post(HOOK, content=others, headers=signed(others, "Ann's secret")),
+            await client.post(HOOK, content=others, headers=signed(others, "Bob's secret")),
         ]
         return [answer.status_code for answer in answers]
 
-    assert web(talk) == [200, 200, 200, 403]
-    assert len(stored()) == 2
+    assert web(talk) == [200, 200, 200, 403, 403]
+    assert stored() == [hers, others]
 
 
 def test_many_at_once_share_commits_and_each_is_stored(asked: list[int]) -> None:
