@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
@@ -87,6 +88,10 @@ class StepSerializer(StrictSerializer):
     position = serializers.IntegerField(read_only=True)
     state = serializers.CharField(read_only=True)
     pause_detail = serializers.CharField(read_only=True)
+
+    def _refused(self, data: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Let what was read be sent back: a step has no id by which to compare it."""
+        return {name: why for name, why in super()._refused(data).items() if name not in self.fields}
 
 
 class BroadcastSerializer(TenantSerializer):

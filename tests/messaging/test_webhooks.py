@@ -1,0 +1,123 @@
+"""Who may sign a webhook, and the way in without the hot intake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from django.conf import settings
+from django.test import Client
+from django_q.models import OrmQ
+
+from engine.models import Receipt
+from engine.tasks import run_queue
+from messaging.actions import launch_broadcast
+from messaging.models import Message
+from messaging.webhooks import tenant_apps, verify_whatsapp
+from providers.base import BadSignature
+from providers.whatsapp import sign
+from tenants.models import Tenant
+from tests.messaging.build import make_broadcast, make_contacts, make_sender, make_token
+
+URL = "/webhooks/whatsapp/"
+
+
+@pytest.fixture(autouse=True)
+def _no_memory() -> Iterator[None]:
+    tenant_apps.forget()
+    yield
+    tenant_apps.forget()
+
+
+def about(waba: str, *numbers: str) -> bytes:
+    changes = [
+        {"field": "messages", "value": {"metadata": {"phone_number_id": number}, "statuses": []}}
+        for number in numbers
+    ]
+    return orjson.dumps({"object": "whatsapp_business_account", "entry": [{"id": waba, "changes": changes}]})
+
+
+def post(client: Client, body: bytes, signature: str | None) -> Any:
+    headers = {"X-Hub-Signature-256": signature} if signature else {}
+    return client.post(URL, body, content_type="application/json", headers=headers)
+
+
+def own_app(tenant: Tenant, secret: str) -> str:
+    """Give a tenant a token with an app of its own, and a number on it; returns the number."""
+    token = make_token(tenant, config={"waba_id": f"waba-{tenant.slug}"})
+    token.secret_config = {"app_secret": secret, "verify_token": f"verify-{tenant.slug}"}
+    token.save()
+    return make_sender(tenant, token=token).address
+
+
+def test_a_signed_webhook_is_stored_and_the_events_queue_applies_it(acme: Tenant, client: Client) -> None:
+    make_contacts(acme, 1)
+    broadcast = make_broadcast(acme)
+    launch_broadcast(broadcast_id=broadcast.pk)
+    Message.objects.update(state="accepted", wamid="wamid.1")
+    value = {
+        "metadata": {"phone_number_id": broadcast.sender.address},
+        "statuses": [{"id": "wamid.1", "status": "read", "timestamp": "1790000000"}],
+    }
+    entry = [{"id": "waba-acme", "changes": [{"field": "messages", "value": value}]}]
+    body = orjson.dumps({"object": "whatsapp_business_account", "entry": entry})
+
+    answer = post(client, body, sign(body, settings.META_APP_SECRET))
+
+    assert (answer.status_code, bytes(Receipt.objects.get().body)) == (200, body)
+    assert OrmQ.objects.filter(key="events").exists()
+    assert run_queue("events", seconds=20, until_empty=True).done == 1
+    assert Message.objects.get().state == "read"
+
+
+@pytest.mark.parametrize("signature", [None, "", "sha256=", "sha256=" + "0" * 64, "sha1=abc", "ünsigned"])
+def test_a_forged_webhook_is_refused_and_nothing_is_stored(
+    acme: Tenant, client: Client, signature: str | None
+) -> None:
+    assert post(client, about("1", "2"), signature).status_code == 403
+    assert not Receipt.objects.exists()
+
+
+def test_a_webhook_that_is_too_large_is_refused(acme: Tenant, client: Client) -> None:
+    body = b"x" * (3 * 1024 * 1024 + 1)
+    assert post(client, body, sign(body, settings.META_APP_SECRET)).status_code == 413
+    assert not Receipt.objects.exists()
+
+
+def test_a_tenants_own_app_speaks_of_its_own_numbers_only(acme: Tenant, globex: Tenant) -> None:
+    ours, theirs = own_app(acme, "secret of acme"), own_app(globex, "secret of globex")
+    cases = [
+        (about("waba-acme", ours), "secret of acme", True),
+        (about("waba-globex", theirs), "secret of globex", True),
+        (about("waba-acme", theirs), "secret of acme", False),
+        (about("waba-globex", theirs), "secret of acme", False),
+        (about("waba-globex"), "secret of acme", False),
+        (about("waba-acme", ours, theirs), "secret of acme", False),
+        (b"[]", "secret of acme", False),
+        (b'{"entry":[{"id":"waba-acme","changes":[null]}]}', "secret of acme", False),
+        (b"nonsense", "secret of acme", False),
+        (about("waba-globex", theirs), settings.META_APP_SECRET, True),
+    ]
+    for body, secret, fits in cases:
+        if fits:
+            verify_whatsapp(body, sign(body, secret))
+        else:
+            with pytest.raises(BadSignature):
+                verify_whatsapp(body, sign(body, secret))
+
+
+def test_meta_is_greeted_with_any_agreed_token(acme: Tenant, client: Client) -> None:
+    own_app(acme, "x")
+    for token, status in (
+        (settings.META_VERIFY_TOKEN, 200),
+        ("verify-acme", 200),
+        ("another", 403),
+        ("", 403),
+    ):
+        asked = {"hub.mode": "subscribe", "hub.challenge": "11<b>", "hub.verify_token": token}
+        answer = client.get(URL, asked)
+        assert answer.status_code == status
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert (answer.content == b"11<b>") is (status == 200)
