@@ -262,6 +262,14 @@ def clusters() -> Iterator[CheckMessage]:
         )
 
 
+@check
+def api_rate() -> Iterator[CheckMessage]:
+    if settings.API_REQUESTS_PER_MINUTE < 1:
+        yield error(
+            26, "API_REQUESTS_PER_MINUTE lets no request through.", "Set it to 1 or more; the default is 600."
+        )
+
+
 def is_origin(url: str) -> bool:
     """Is this a scheme and a host, with a port or without, and nothing else?"""
     try:

@@ -58,7 +58,8 @@ ON_POST = {"422": "The `Idempotency-Key` was used for another request."}
 class TenantAutoSchema(AutoSchema):
     def get_override_parameters(self) -> list[Any]:
         parameters = list(super().get_override_parameters())
-        if self.method == "POST":
+        verb = getattr(self.view, getattr(self.view, "action", None) or "", None)
+        if self.method == "POST" and not getattr(verb, "no_transaction", False):
             parameters.append(
                 OpenApiParameter(
                     idempotency.HEADER,

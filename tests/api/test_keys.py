@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils.timezone import now
 from pytest_django import Settings
 from rest_framework.test import APIClient
@@ -16,6 +18,7 @@ from tenants.errors import ActionRefused
 from tenants.models import ApiKey, ApiKeyWindow, Tenant
 from tenants.scope import all_tenants
 from tests.api.conftest import client_for
+from tests.factories import two_tenants
 
 USAGE = "/api/v1/usage/"
 
@@ -158,3 +161,25 @@ def test_refused_requests_are_not_counted(acme: Tenant, settings: Settings) -> N
         client.get(USAGE)
     with all_tenants():
         assert ApiKeyWindow.objects.get().used <= 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_throttle_counts_exactly_however_many_processes_answer(settings: Settings) -> None:
+    """Four connections at once, as four processes would have: none of them counts for itself."""
+    settings.API_REQUESTS_PER_MINUTE = 20
+    client = client_for(two_tenants()[0])
+    header = client._credentials["HTTP_AUTHORIZATION"]
+
+    def ask(_: int) -> list[int]:
+        try:
+            each = APIClient(headers={"Authorization": header})
+            return [each.get(USAGE).status_code for _ in range(15)]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = [status for answers in pool.map(ask, range(4)) for status in answers]
+    assert len(statuses) == 60
+    assert set(statuses) == {200, 429}
+    # where a minute of the clock ends meanwhile, the share of it that has passed is free again
+    assert 20 <= statuses.count(200) <= 22
