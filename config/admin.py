@@ -167,4 +167,5 @@ class UserAdmin(SuperuserOnly, DjangoUserAdmin, ModelAdmin):
 
 @admin.register(Group)
 class GroupAdmin(SuperuserOnly, DjangoGroupAdmin, ModelAdmin):
-    pass
+    paginator = CappedPaginator
+    show_full_result_count = False
