@@ -80,7 +80,7 @@ class Claims:
                     SELECT id FROM {table}
                      WHERE lane_id = want.lane AND {flow} = want.flow AND state = 'queued' AND due_at <= now()
                      ORDER BY due_at, id LIMIT want.n FOR UPDATE SKIP LOCKED) AS pick))
-            RETURNING m.id, m.tenant_id, m.lane_id, m.{flow}, m.attempts, m.attempt{columns}"""
+            RETURNING m.id, m.tenant_id, m.lane_id, m.{flow}, m.attempts, m.attempt, m.due_at{columns}"""
 
         self._mark = f"""
             UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
@@ -157,11 +157,8 @@ class Claims:
         rows = cursor.execute(
             self._claim, {"run": run, "lanes": lanes, "flows": flows, "counts": counts}, prepare=True
         ).fetchall()
-        items = [
-            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[6:], strict=True)))
-            for row in rows
-        ]
-        items.sort(key=lambda item: item.id)
+        rows.sort(key=lambda row: (row[6], row[0]))
+        items = [Item(*row[:6], dict(zip(names, row[7:], strict=True))) for row in rows]
         return items
 
     def mark(self, cursor: Cursor[Any], *, run: int, items: Iterable[Item]) -> set[int]:

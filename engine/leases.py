@@ -94,7 +94,7 @@ _RESERVE = """
     UPDATE engine_lane AS l
        SET used = lane.used + greatest(0, least(lane.n, lane.allowance - lane.used)), window_ends_at = lane.ends_at
       FROM lane WHERE l.id = lane.id
-    RETURNING l.id, l.used - lane.used, extract(epoch FROM l.window_ends_at - now())::float8"""
+    RETURNING l.id, l.used - lane.used"""
 
 _STOP = """
     UPDATE engine_lane
@@ -153,14 +153,14 @@ def release(cursor: Cursor[Any], *, run: int, lanes: Sequence[tuple[int, float |
     )
 
 
-def reserve(cursor: Cursor[Any], *, run: int, calls: Mapping[int, int]) -> dict[int, tuple[int, float]]:
-    """Take calls from the lanes' allowances: {lane: (calls granted, seconds until the window ends)}.
+def reserve(cursor: Cursor[Any], *, run: int, calls: Mapping[int, int]) -> dict[int, int]:
+    """Take calls from the lanes' allowances: {lane: calls granted}.
 
     Exact under any number of takers, since the row is locked while it is counted. A window that is
     over starts again at nought, aligned to the hour, day or month as the vendor's is.
     """
     parameters = {"run": run, "ids": list(calls), "counts": list(calls.values())}
-    return {row[0]: (row[1], row[2]) for row in cursor.execute(_RESERVE, parameters, prepare=True)}
+    return dict(cursor.execute(_RESERVE, parameters, prepare=True).fetchall())
 
 
 def stop_lanes(

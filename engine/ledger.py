@@ -23,7 +23,19 @@ from engine.runtime import cursor
 DEPTH_CAP = 5_001
 """Counting further would not change the batch size."""
 MOST_COUNTED = 1_000_000
-COUNTED = ["claimed", "done", "pending", "retried", "throttled", "failed", "in_doubt", "held", "given_back", "overtaken", "calls"]
+COUNTED = [
+    "claimed",
+    "done",
+    "pending",
+    "retried",
+    "throttled",
+    "failed",
+    "in_doubt",
+    "held",
+    "given_back",
+    "overtaken",
+    "calls",
+]
 
 
 @dataclass(slots=True)
@@ -113,9 +125,7 @@ class Ledger:
             self.claims.settle(db, run=self.run, settlements=closed)
         return [i for i in items if i.id not in refused], [i for i in items if i.id in refused]
 
-    def mark(
-        self, items: Sequence[Item], reserve: Mapping[int, int]
-    ) -> tuple[set[int], dict[int, tuple[int, float]]]:
+    def mark(self, items: Sequence[Item], reserve: Mapping[int, int]) -> tuple[set[int], dict[int, int]]:
         """Take calls from the allowances, and commit that these rows' calls may be out."""
         assert self.run is not None
         db = cursor()
@@ -186,6 +196,7 @@ class Ledger:
 
     def _write_run(self, report: Report, **changes: object) -> None:
         counts = {name: getattr(report, name) for name in COUNTED}
+        assert self.run is not None
         Run.objects.filter(pk=self.run).update(
             beat_at=timezone.now(), lanes=report.lanes, batch_size=report.batch_size, **counts, **changes
         )

@@ -164,7 +164,7 @@ class Queue(Protocol):
     """Anything that `process` can run."""
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None
+        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
     ) -> Report:
         """Work until the deadline, or until nothing is left."""
 

@@ -48,7 +48,7 @@ class Receipts:
     """The queue that `process events` runs."""
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None
+        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
     ) -> Report:
         """Apply what is due until the deadline, or until nothing is left."""
         report, started = Report("events"), time.monotonic()

@@ -72,7 +72,7 @@ class Runner:
         self.processor = processor
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], None] | None = None
+        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
     ) -> Report:
         """Work until the deadline, or until nothing is left that falls due within a minute.
 
@@ -116,7 +116,7 @@ class Turn:
         database: DatabaseThread,
         seconds: float,
         until_empty: bool,
-        successor: Callable[[], None] | None,
+        successor: Callable[[], object] | None,
     ) -> None:
         self.processor = processor
         self.http = http
@@ -253,8 +253,9 @@ class Turn:
                 due[flow.lane_id].append(flow.flow)
         for lane in self.lanes.values():
             lane.offer(due[lane.id])
-            for flow in {item.flow for planned in lane.planned for item in planned.items} - look.runnable:
-                self.unsent.extend(lane.drop_flow(flow))
+            in_hand = {item.flow for planned in lane.planned for item in planned.items}
+            for stopped in in_hand - look.runnable:
+                self.unsent.extend(lane.drop_flow(stopped))
 
     async def tell_drained(self) -> None:
         """Tell the processor of flows that have nothing left, here or in the queue."""
@@ -340,7 +341,7 @@ class Turn:
                 if self.marks
                 else []
             )
-            marked, granted = set[int](), dict[int, tuple[int, float]]()
+            marked, granted = set[int](), dict[int, int]()
             if items or reserve:
                 marked, granted = await self.database(self.ledger.mark, items, reserve)
         except BaseException:
@@ -349,23 +350,23 @@ class Turn:
             raise
         for lane, calls in chosen:
             if lane.id in reserve:
-                got, window_seconds = granted.get(lane.id, (0, settings.LEASE_SECONDS))
+                got = granted.get(lane.id, 0)
                 lane.reserved += got
-                if got < reserve[lane.id]:
-                    self.spent(lane, window_seconds)
+                if (
+                    got < reserve[lane.id]
+                ):  # used up: what was granted leaves, the rest waits for the next window
+                    self.unsent.extend(item for planned in lane.planned for item in planned.items)
+                    lane.planned.clear()
+                    lane.flows.clear()
             for planned in calls:
-                if (self.marks and any(item.id not in marked for item in planned.items)) or (lane.has_allowance and not lane.reserved):
+                if (self.marks and any(item.id not in marked for item in planned.items)) or (
+                    lane.has_allowance and not lane.reserved
+                ):
                     self.unsent.extend(planned.items)
                 else:
                     lane.reserved -= lane.has_allowance
                     lane.ready.append(planned)
             self.call(lane)
-
-    def spent(self, lane: LaneDriver, window_seconds: float) -> None:
-        """The allowance is used up: finish what was granted, and leave the lane until it is renewed."""
-        lane.block(clock() + window_seconds)
-        self.unsent.extend(item for planned in lane.planned for item in planned.items)
-        lane.planned.clear()
 
     async def settle(self, now: float) -> None:
         """Write what the callers put down, and what follows from it, in one transaction."""
@@ -551,12 +552,9 @@ def _target(lane: LaneDriver, scope: Scope) -> tuple[int | None, int | None]:
 
 
 def _fairly(items: list[Item]) -> dict[int, list[Item]]:
-    """Group by lane, each flow's first row before any flow's second."""
+    """Group by lane, each flow's first row before any flow's second. `items` come oldest first."""
     ranks: dict[int, count[int]] = defaultdict(count)
-    ranked = sorted(
-        ((next(ranks[item.flow]), item.flow, item.id, item) for item in items), key=lambda r: r[:3]
-    )
     lanes: dict[int, list[Item]] = defaultdict(list)
-    for *_, item in ranked:
+    for item in sorted(items, key=lambda item: next(ranks[item.flow])):
         lanes[item.lane_id].append(item)
     return lanes

@@ -69,15 +69,13 @@ def reconcile(kind: str, findings: Iterable[Finding]) -> int:
 
 def poor_success() -> Iterable[Finding]:
     lately = Run.objects.filter(started_at__gt=timezone.now() - LATELY).order_by()
-    sums = {name: Sum(name) for name in ("done", "failed", "in_doubt", "retried")}
-    for row in lately.values("queue").annotate(**sums):
-        bad = row["failed"] + row["in_doubt"] + row["retried"]
-        rows = row["done"] + bad
-        if rows >= FEWEST_ROWS and row["done"] < WORST_SUCCESS * rows:
-            share = round(100 * row["done"] / rows)
+    bad = Sum(F("failed") + F("in_doubt") + F("retried"))
+    for queue, good, rows in lately.values_list("queue").annotate(Sum("done"), rows=Sum("done") + bad):
+        if rows >= FEWEST_ROWS and good < WORST_SUCCESS * rows:
+            share = round(100 * good / rows)
             yield Finding(
-                f"queue:{row['queue']}",
-                f"{row['queue']}: only {share} % of the last {rows:,} calls succeeded",
+                f"queue:{queue}",
+                f"{queue}: only {share} % of the last {rows:,} calls succeeded",
             )
 
 

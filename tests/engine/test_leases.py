@@ -1,0 +1,313 @@
+"""Leases and fences: a lane has one holder, and whoever lost it can neither take rows nor let one leave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from engine import leases
+from engine.actions import pause_lane, recover_lanes, resume_lane
+from engine.attempts import new_attempt
+from engine.claims import Claims, Settlement
+from engine.ledger import free_dead
+from engine.models import Lane, Run
+from engine.processors import register_queue
+from engine.runner import Runner
+from engine.runtime import cursor
+from tenants.errors import ActionRefused
+from tenants.scope import all_tenants
+from tests.engine.conftest import MakeLane
+from tests.engine.queues import Checks, Export, Exports, Letter, Letters
+from tests.engine.vendor import Vendor
+
+LETTERS = Letters("http://unused.invalid")
+
+
+def in_another_connection(work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread, and so on a connection of its own."""
+    result: list[Any] = []
+
+    def thread() -> None:
+        try:
+            with all_tenants(), transaction.atomic():
+                result.append(work())
+        finally:
+            connection.close()
+
+    worker = threading.Thread(target=thread)
+    worker.start()
+    worker.join(10)
+    return result[0]
+
+
+def acquire(lane: Lane, run: int) -> list[leases.Leased]:
+    with transaction.atomic():
+        return leases.acquire(cursor(), run=run, lane_ids=[lane.pk], most=10)
+
+
+def letters(lane: Lane, n: int, **fields: Any) -> list[Letter]:
+    return Letter.objects.bulk_create(
+        Letter(tenant=lane.tenant, lane=lane, to=f"p{i}", **fields) for i in range(n)
+    )
+
+
+def expire(lane: Lane) -> None:
+    Lane.objects.filter(pk=lane.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+
+
+def test_a_lane_is_taken_by_one_run_at_a_time(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    assert [leased.id for leased in acquire(lane, run=1)] == [lane.pk]
+    assert in_another_connection(lambda: leases.acquire(cursor(), run=2, lane_ids=[lane.pk], most=10)) == []
+
+
+def test_a_lane_that_somebody_is_taking_is_skipped_not_waited_for(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    with transaction.atomic():
+        assert leases.acquire(cursor(), run=1, lane_ids=[lane.pk], most=10)
+        assert (
+            in_another_connection(lambda: leases.acquire(cursor(), run=2, lane_ids=[lane.pk], most=10)) == []
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "free"),
+    [
+        ({}, True),
+        ({"paused_at": timezone.now()}, False),
+        ({"open_until": timezone.now() + timedelta(hours=1)}, False),
+        ({"open_until": timezone.now() - timedelta(hours=1)}, True),
+        ({"allowance": 5, "used": 5, "window_ends_at": timezone.now() + timedelta(hours=1)}, False),
+        ({"allowance": 5, "used": 4, "window_ends_at": timezone.now() + timedelta(hours=1)}, True),
+        ({"allowance": 5, "used": 5, "window_ends_at": timezone.now() - timedelta(hours=1)}, True),
+    ],
+    ids=[
+        "plain",
+        "paused",
+        "breaker open",
+        "breaker over",
+        "allowance used",
+        "allowance left",
+        "window over",
+    ],
+)
+def test_only_a_lane_that_nothing_holds_back_is_taken(
+    make_lane: MakeLane, fields: dict[str, Any], free: bool
+) -> None:
+    assert bool(acquire(make_lane(Letters, **fields), run=1)) is free
+
+
+def test_the_fence_grows_at_each_take_over(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    (first,) = acquire(lane, run=1)
+    expire(lane)
+    with transaction.atomic():
+        assert leases.free_expired(cursor(), queue="letters") == {lane.pk: 1}
+    (second,) = acquire(lane, run=2)
+    assert second.fence > first.fence
+    with transaction.atomic():
+        assert leases.renew(cursor(), run=1, rates={lane.pk: None}) == [], (
+            "the first holder learns that it lost"
+        )
+        assert [kept.id for kept in leases.renew(cursor(), run=2, rates={lane.pk: None})] == [lane.pk]
+
+
+def test_a_run_that_lost_its_lane_takes_no_rows_and_lets_none_leave(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    letters(lane, 4)
+    claims = Claims(LETTERS)
+    acquire(lane, run=1)
+    with transaction.atomic():
+        items = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 2)])
+    assert len(items) == 2
+    expire(lane)
+
+    with transaction.atomic():
+        assert claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 2)]) == []
+        for item in items:
+            item.attempt = new_attempt(item.id, 1)
+        assert claims.mark(cursor(), run=1, items=items) == set()
+
+
+def test_rows_that_another_run_took_meanwhile_are_left_alone_and_reported(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    (letter,) = letters(lane, 1)
+    claims = Claims(LETTERS)
+    acquire(lane, run=1)
+    with transaction.atomic():
+        claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+    expire(lane)
+    free_dead_letters()
+    acquire(lane, run=2)
+    with transaction.atomic():
+        claims.claim(cursor(), run=2, wanted=[(lane.pk, lane.tenant_id, 1)])
+        assert claims.settle(cursor(), run=1, settlements=[Settlement(letter.pk, "failed")]) == 0
+        assert claims.give_back(cursor(), run=1, ids=[letter.pk]) == 0
+    letter.refresh_from_db()
+    assert (letter.state, letter.run) == ("claimed", 2)
+
+
+def free_dead_letters() -> tuple[int, int]:
+    with transaction.atomic():
+        return free_dead(LETTERS)
+
+
+def test_what_a_dead_run_claimed_goes_back_and_what_it_may_have_sent_is_in_doubt(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    letters(lane, 3)
+    claims = Claims(LETTERS)
+    run = Run.objects.create(queue="letters", process="test:1")
+    acquire(lane, run=run.pk)
+    with transaction.atomic():
+        items = claims.claim(cursor(), run=run.pk, wanted=[(lane.pk, lane.tenant_id, 2)])
+        items[0].attempt = new_attempt(items[0].id, 1)
+        assert claims.mark(cursor(), run=run.pk, items=items[:1]) == {items[0].id}
+    assert free_dead_letters() == (0, 0), "not while the lease lasts"
+    expire(lane)
+
+    assert free_dead_letters() == (1, 1)
+
+    assert sorted(Letter.objects.values_list("state", flat=True)) == ["in_doubt", "queued", "queued"]
+    run.refresh_from_db()
+    assert (run.state, run.ended_at is not None) == ("lost", True)
+    lane.refresh_from_db()
+    assert lane.holder is None
+
+
+def test_a_late_answer_settles_a_row_in_doubt_for_it_was_never_sent_again(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    (letter,) = letters(lane, 1)
+    claims = Claims(LETTERS)
+    acquire(lane, run=1)
+    with transaction.atomic():
+        (item,) = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+        item.attempt = new_attempt(item.id, 1)
+        claims.mark(cursor(), run=1, items=[item])
+    expire(lane)
+    free_dead_letters()
+    with transaction.atomic():
+        done = Settlement(letter.pk, "done", attempts_used=1, fields={"vendor_id": "v7"})
+        assert claims.settle(cursor(), run=1, settlements=[done]) == 1
+    letter.refresh_from_db()
+    assert (letter.state, letter.vendor_id) == ("done", "v7")
+
+
+def test_reads_and_beginnings_of_a_dead_run_go_back_to_the_queue(make_lane: MakeLane) -> None:
+    exports = Exports("http://unused.invalid")
+    lane = make_lane(Exports)
+    export = Export.objects.create(
+        tenant=lane.tenant, lane=lane, state="sending", run=1, attempt=new_attempt(1, 1)
+    )
+    Lane.objects.filter(pk=lane.pk).update(holder=1)
+    expire(lane)
+    with transaction.atomic():
+        assert free_dead(exports) == (1, 0)
+    kept = export.attempt
+    export.refresh_from_db()
+    assert (export.state, export.attempt) == ("queued", kept), (
+        "its attempt is kept, to look for it at the vendor"
+    )
+
+
+def test_the_minutes_watch_frees_lanes_that_nobody_asks_for(make_lane: MakeLane) -> None:
+    register_queue("letters", Runner(LETTERS))
+    try:
+        lane = make_lane(Letters)
+        letters(lane, 2, state="sending", run=1)
+        Lane.objects.filter(pk=lane.pk).update(holder=1)
+        expire(lane)
+        assert recover_lanes() == (0, 2)
+    finally:
+        from engine import processors
+
+        del processors._queues["letters"]
+
+
+def test_an_allowance_is_never_passed_however_many_take_from_it(make_lane: MakeLane) -> None:
+    lane = make_lane(Checks, allowance=100)
+    acquire(lane, run=1)
+    granted: list[int] = []
+
+    def take() -> None:
+        try:
+            with all_tenants():
+                for _ in range(10):
+                    with transaction.atomic():
+                        granted.append(leases.reserve(cursor(), run=1, calls={lane.pk: 7})[lane.pk])
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    lane.refresh_from_db()
+    assert sum(granted) == lane.used == 100
+    assert set(granted) == {7, 2, 0}
+
+
+def test_a_new_window_starts_at_nought_and_ends_with_the_hour(make_lane: MakeLane) -> None:
+    past = timezone.now() - timedelta(minutes=1)
+    lane = make_lane(Checks, allowance=100, used=100, window_ends_at=past)
+    acquire(lane, run=1)
+    with transaction.atomic():
+        assert leases.reserve(cursor(), run=1, calls={lane.pk: 3})[lane.pk] == 3
+    lane.refresh_from_db()
+    assert lane.used == 3
+    assert lane.window_ends_at is not None
+    assert lane.window_ends_at > timezone.now()
+    assert (lane.window_ends_at.minute, lane.window_ends_at.second) == (0, 0)
+
+
+def test_calls_stop_at_the_allowance_and_the_rest_waits(make_lane: MakeLane, vendor: Vendor) -> None:
+    lane = make_lane(Letters, rate_per_second=500, allowance=25)
+    letters(lane, 60)
+    vendor.answer = lambda _: (200, {"id": "v"})
+
+    report = Runner(Letters(vendor.url)).run(seconds=5, until_empty=True)
+
+    assert len(vendor.requests) == report.done == 25
+    assert Letter.objects.filter(state="queued", attempts=0).count() == 35
+    lane.refresh_from_db()
+    assert lane.used == 25
+
+
+def test_an_unused_part_of_the_allowance_is_given_back(make_lane: MakeLane, vendor: Vendor) -> None:
+    lane = make_lane(Letters, rate_per_second=500, allowance=1000)
+    letters(lane, 30)
+    vendor.answer = lambda _: (200, {"id": "v"})
+    Runner(Letters(vendor.url)).run(seconds=5, until_empty=True)
+    lane.refresh_from_db()
+    assert lane.used == 30
+
+
+def test_a_paused_lane_sends_nothing_until_it_is_resumed(make_lane: MakeLane, vendor: Vendor) -> None:
+    register_queue("letters", Runner(Letters(vendor.url)))
+    lane = make_lane(Letters, rate_per_second=100)
+    letters(lane, 3)
+    vendor.answer = lambda _: (200, {"id": "v"})
+    try:
+        assert pause_lane(lane_id=lane.pk) == 1
+        assert Runner(Letters(vendor.url)).run(seconds=5, until_empty=True).done == 0
+        assert resume_lane(lane_id=lane.pk) == 1
+        assert Runner(Letters(vendor.url)).run(seconds=5, until_empty=True).done == 3
+    finally:
+        from engine import processors
+
+        del processors._queues["letters"]
+
+
+def test_a_lane_with_a_dead_token_is_not_resumed(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters, paused_at=timezone.now(), pause_reason="token")
+    lane.token.state = "revoked"
+    lane.token.save()
+    with pytest.raises(ActionRefused, match="revoked"):
+        resume_lane(lane_id=lane.pk)

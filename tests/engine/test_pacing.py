@@ -1,0 +1,90 @@
+"""The rate of a lane: all of it, and never more in any sliding second."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from engine.pacing import CATCH_UP, SLACK, Pacer
+
+
+def send_many(pacer: Pacer, *, n: int, start: float, late: Callable[[], float] = lambda: 0.0) -> list[float]:
+    """Drive a pacer by a clock of our own; `late` says how late each wake-up is."""
+    now, sent = start, []
+    for _ in range(n):
+        now = max(now, pacer.reserve(now)) + late()
+        while (wait := pacer.too_early(now)) > 0:
+            now += wait
+        sent.append(now)
+    return sent
+
+
+def worst_second(times: list[float]) -> int:
+    return max(sum(1 for t in times if at <= t < at + 1.0) for at in times)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 3, 12.5, 80, 1000])
+def test_the_line_rate_is_used_up_and_never_passed(rate: float) -> None:
+    n = max(int(rate * 5), 5)
+    sent = send_many(Pacer(rate, start=100.0), n=n, start=100.0)
+
+    assert worst_second(sent) <= max(1, int(rate))
+    whole = max(int(rate), min(rate, 1))  # of 12.5 a second, only 12 fit into any one second
+    assert (n - 1) / (sent[-1] - sent[0]) >= 0.99 * whole
+
+
+def test_late_wake_ups_are_made_up_for_within_the_limit() -> None:
+    chance = random.Random(7)
+    stalls = lambda: 0.03 if chance.random() < 0.05 else chance.random() * 0.002  # noqa: E731
+    sent = send_many(Pacer(80, start=0.0), n=800, start=0.0, late=stalls)
+
+    assert worst_second(sent) <= 80
+    assert 800 / (sent[-1] - sent[0]) >= 0.98 * 80
+
+
+def test_a_long_stall_is_not_followed_by_a_burst() -> None:
+    pacer = Pacer(80, start=0.0)
+    before = send_many(pacer, n=80, start=0.0)
+    after = send_many(pacer, n=160, start=before[-1] + 5.0)
+
+    burst = sum(1 for t in after if t < after[0] + 0.01)
+    assert burst <= CATCH_UP * 80 + 2
+    assert worst_second(before + after) <= 80
+
+
+def test_a_lane_that_changes_hands_keeps_its_spacing() -> None:
+    """The second holder starts as if the first had gone on, whatever the first had caught up on."""
+    first = Pacer(80, start=0.0)
+    sent = send_many(first, n=100, start=0.0, late=lambda: 0.0)
+    sent += send_many(first, n=5, start=sent[-1] + 0.05)  # a small burst at the end
+    second = Pacer(80, start=first.free_from(sent[-1]))
+    sent += send_many(second, n=200, start=sent[-1])
+
+    assert worst_second(sent) <= 80
+
+
+def test_throttling_halves_the_rate_and_it_grows_back_a_little_each_second() -> None:
+    pacer = Pacer(80, start=0.0)
+    pacer.slow_down(0.0)
+    assert pacer.rate_now == 40
+    pacer.slow_down(0.0)
+    assert pacer.rate_now == 20
+    pacer.recover(15.0)
+    assert pacer.rate_now == pytest.approx(40)
+    pacer.recover(1000.0)
+    assert pacer.rate_now == 80
+
+
+def test_a_lane_without_a_rate_does_not_wait() -> None:
+    pacer = Pacer(None, start=0.0)
+    assert pacer.reserve(5.0) == 5.0
+    assert pacer.too_early(5.0) == 0.0
+
+
+def test_the_slack_leaves_room_for_a_request_that_is_held_up_on_its_way() -> None:
+    chance = random.Random(11)
+    sent = send_many(Pacer(80, start=0.0), n=800, start=0.0)
+    arrived = sorted(t + chance.random() * SLACK * 0.99 for t in sent)
+    assert worst_second(arrived) <= 80
