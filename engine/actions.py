@@ -27,7 +27,8 @@ def resume_lane(*, lane_id: int) -> int:
     lane = Lane.objects.select_for_update(of=("self",)).select_related("token").get(pk=lane_id)
     if not lane.token.usable:
         raise ActionRefused(
-            f"the token “{lane.token.label}” is {lane.token.state}: give it a new secret and check it, then resume"
+            f"the token “{lane.token.label}” is {lane.token.state}: "
+            "give it a new secret and check it, then resume"
         )
     if lane.paused_at is None and lane.breaker == Lane.Breaker.CLOSED:
         return 0

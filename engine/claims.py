@@ -74,7 +74,8 @@ class Claims:
             UPDATE {table} AS m SET state = 'claimed', run = %(run)s
              WHERE m.id = ANY(ARRAY(
                 SELECT pick.id
-                  FROM unnest(%(lanes)s::bigint[], %(flows)s::bigint[], %(counts)s::int[]) AS want(lane, flow, n)
+                  FROM unnest(%(lanes)s::bigint[], %(flows)s::bigint[], %(counts)s::int[])
+                       AS want(lane, flow, n)
                   JOIN {LANES} AS l ON l.id = want.lane AND l.holder = %(run)s AND l.leased_until > now()
                  CROSS JOIN LATERAL (
                     SELECT id FROM {table}
@@ -106,7 +107,7 @@ class Claims:
         self._settle = f"""
             UPDATE {table} AS m
                SET state = r.state,
-                   due_at = CASE WHEN r.delay IS NULL THEN m.due_at ELSE now() + r.delay * interval '1 second' END,
+                   due_at = coalesce(now() + r.delay * interval '1 second', m.due_at),
                    attempts = m.attempts + r.used, error_code = r.code, error_detail = r.detail,
                    attempt = CASE WHEN r.forget THEN NULL ELSE m.attempt END,
                    run = CASE WHEN r.state = 'queued' THEN NULL ELSE m.run END{stamps}{result_sets}
@@ -158,11 +159,13 @@ class Claims:
             self._claim, {"run": run, "lanes": lanes, "flows": flows, "counts": counts}, prepare=True
         ).fetchall()
         rows.sort(key=lambda row: (row[6], row[0]))
-        items = [Item(*row[:6], dict(zip(names, row[7:], strict=True))) for row in rows]
-        return items
+        return [
+            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[7:], strict=True)))
+            for row in rows
+        ]
 
     def mark(self, cursor: Cursor[Any], *, run: int, items: Iterable[Item]) -> set[int]:
-        """Commit, before their requests leave, that these rows' calls may be out. Returns those it is true of."""
+        """Commit, before their requests leave, that these rows may be out. Returns those that may go."""
         ids, attempts = _columns((item.id, item.attempt) for item in items)
         rows = cursor.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
         return {row[0] for row in rows}

@@ -52,8 +52,8 @@ _ACQUIRE = f"""
              WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}
              ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED) AS free
      WHERE l.id = free.id
-    RETURNING l.id, l.tenant_id, l.token_id, l.name, l.rate_per_second, l.rate_now, l.max_in_flight, l.allowance,
-              l.fence, greatest(0, extract(epoch FROM l.paced_until - now()))::float8"""
+    RETURNING l.id, l.tenant_id, l.token_id, l.name, l.rate_per_second, l.rate_now, l.max_in_flight,
+              l.allowance, l.fence, greatest(0, extract(epoch FROM l.paced_until - now()))::float8"""
 
 _FREE_LANES = f"SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}"
 
@@ -92,7 +92,8 @@ _RESERVE = """
          WHERE l.allowance IS NOT NULL ORDER BY l.id FOR UPDATE OF l
     )
     UPDATE engine_lane AS l
-       SET used = lane.used + greatest(0, least(lane.n, lane.allowance - lane.used)), window_ends_at = lane.ends_at
+       SET used = lane.used + greatest(0, least(lane.n, lane.allowance - lane.used)),
+           window_ends_at = lane.ends_at
       FROM lane WHERE l.id = lane.id
     RETURNING l.id, l.used - lane.used"""
 

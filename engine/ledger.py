@@ -121,7 +121,7 @@ class Ledger:
         report.claimed += len(items)
         refused = self.processor.prepare(items) if items else {}
         if refused:
-            closed = [Settlement(id, state, detail=reason) for id, (state, reason) in refused.items()]
+            closed = [Settlement(row, state, detail=reason) for row, (state, reason) in refused.items()]
             self.claims.settle(db, run=self.run, settlements=closed)
         return [i for i in items if i.id not in refused], [i for i in items if i.id in refused]
 

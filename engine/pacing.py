@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-SLACK = 0.005
+SLACK = 0.006
 CATCH_UP = 0.05
 RECOVERY_SECONDS = 60.0
 """How long a halved rate takes to grow back from nothing to the full rate, a little each second."""
@@ -25,13 +25,14 @@ class Pacer:
     before it counts as fully used, so that a lane that changes hands keeps its spacing.
     """
 
-    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "rate", "rate_now")
+    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now")
 
     def __init__(self, rate: float | None, *, start: float, rate_now: float | None = None) -> None:
         self.rate = rate
         self.rate_now = min(rate_now or rate, rate) if rate else None
         self._next = start
         self._recovered_at = start
+        self._slowed_at = start - 1.0
         self._limit = max(1, int(rate)) if rate else 0
         self._recent: deque[float] = deque(maxlen=self._limit)
         if rate:
@@ -57,9 +58,11 @@ class Pacer:
         return 0.0
 
     def slow_down(self, now: float) -> None:
-        """Halve the rate: the vendor said that it was too much."""
-        if self.rate_now is not None and self.rate is not None:
+        """Halve the rate: the vendor said that it was too much. Once a second at most, since what was in
+        flight together is refused together."""
+        if self.rate_now is not None and self.rate is not None and now - self._slowed_at >= 1.0:
             self.recover(now)
+            self._slowed_at = now
             self.rate_now = max(self.rate_now / 2, min(self.rate, 1.0))
 
     def recover(self, now: float) -> None:

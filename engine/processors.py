@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from math import inf
 from random import uniform
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
@@ -164,9 +165,17 @@ class Queue(Protocol):
     """Anything that `process` can run."""
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
+        self,
+        *,
+        seconds: float,
+        until_empty: bool = False,
+        idle_seconds: float = inf,
+        successor: Callable[[], object] | None = None,
     ) -> Report:
-        """Work until the deadline, or until nothing is left."""
+        """Work until the deadline, until nothing is left, or until there was nothing for `idle_seconds`.
+
+        `successor` asks for another run; it is called when this one ends with work left.
+        """
 
     def waiting(self) -> int:
         """Count the rows still to be done."""

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from math import inf
 
 import structlog
 from django.db import OperationalError, connection, transaction
@@ -24,7 +25,6 @@ from tenants.scope import all_tenants
 logger = structlog.get_logger(__name__)
 
 BATCH = 200
-IDLE_SECONDS = 2.0
 POLL_SECONDS = 0.1
 RETRY_AFTER = ((1, 5), (2, 60), (3, 600))
 """(attempts made, seconds until the next): a receipt that cannot be applied is kept, with its error."""
@@ -35,7 +35,7 @@ _appliers: dict[str, Apply] = {}
 
 
 def register(provider: str, apply: Apply) -> None:
-    """Let `apply` work off this provider's webhooks: it takes raw bodies and returns how many updates they held."""
+    """Let `apply` work off this provider's webhooks: raw bodies in, the number of updates they held out."""
     _appliers[provider] = apply
 
 
@@ -48,7 +48,12 @@ class Receipts:
     """The queue that `process events` runs."""
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
+        self,
+        *,
+        seconds: float,
+        until_empty: bool = False,
+        idle_seconds: float = inf,
+        successor: Callable[[], object] | None = None,
     ) -> Report:
         """Apply what is due until the deadline, or until nothing is left."""
         report, started = Report("events"), time.monotonic()
@@ -64,7 +69,7 @@ class Receipts:
                 if found:
                     busy_at = now
                     continue
-                if until_empty or now - busy_at > IDLE_SECONDS:
+                if until_empty or now - busy_at > idle_seconds:
                     break
                 time.sleep(POLL_SECONDS)
             report.remaining = self.waiting()
@@ -99,7 +104,7 @@ class Receipts:
                 _appliers[provider]([bytes(receipt.body) for receipt in receipts])
         except OperationalError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - kept with its receipt, and logged
             if len(receipts) > 1:
                 for receipt in receipts:
                     self.apply(provider, [receipt], report)

@@ -18,6 +18,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import count
+from math import inf
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -45,9 +47,8 @@ SETTLE_SECONDS = 0.2
 SETTLE_ROWS = 500
 LINGER_SECONDS = 1.0
 """A lane that ran dry is kept this long."""
-IDLE_SECONDS = 2.0
-"""A tick that finds nothing ends after this long, unless something falls due within `PATIENCE_SECONDS`."""
 PATIENCE_SECONDS = 12.0
+"""A run with nothing to do does not end while something falls due within this time."""
 UNTIL_EMPTY_SECONDS = 60.0
 """`until_empty` waits for what falls due within this time: retries and short rests, not next hour's calls."""
 COUNT_SECONDS = 5.0
@@ -72,18 +73,23 @@ class Runner:
         self.processor = processor
 
     def run(
-        self, *, seconds: float, until_empty: bool = False, successor: Callable[[], object] | None = None
+        self,
+        *,
+        seconds: float,
+        until_empty: bool = False,
+        idle_seconds: float = inf,
+        successor: Callable[[], object] | None = None,
     ) -> Report:
-        """Work until the deadline, or until nothing is left that falls due within a minute.
+        """Work until the deadline, until nothing is left, or until there was nothing for `idle_seconds`.
 
-        `successor` is called, in the database thread, shortly before the deadline and at the end, when
-        work is left for another run. An interruption (^C) winds the run up: what is in flight is
-        settled, the rest goes back.
+        `until_empty` waits for what falls due within a minute. `successor` is called in the database
+        thread, shortly before the deadline and at the end, when work is left for another run. An
+        interruption (^C) winds the run up: what is in flight is settled, the rest goes back.
         """
         turns: list[Turn] = []
 
         async def work(http: Http, database: DatabaseThread) -> Report:
-            turns.append(Turn(self.processor, http, database, seconds, until_empty, successor))
+            turns.append(Turn(self.processor, http, database, seconds, until_empty, idle_seconds, successor))
             return await turns[0].go()
 
         future = runtime.start(work)
@@ -116,6 +122,7 @@ class Turn:
         database: DatabaseThread,
         seconds: float,
         until_empty: bool,
+        idle_seconds: float,
         successor: Callable[[], object] | None,
     ) -> None:
         self.processor = processor
@@ -123,6 +130,7 @@ class Turn:
         self.database = database
         self.ledger = Ledger(processor)
         self.until_empty = until_empty
+        self.idle_seconds = idle_seconds
         self.successor = successor
         self.report = Report(processor.queue)
         self.started = clock()
@@ -132,14 +140,14 @@ class Turn:
         self.unsent: list[Item] = []
         self.stops: dict[tuple[int | None, int | None], Stop] = {}
         self.openings: list[Opening] = []
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Future[Any]] = set()
         self.open: Counter[int] = Counter()
         self.look_ahead = Look([])
         self.waiting = 0
         self.ending = False
         self.handed_over = False
         self.error = ""
-        self.settled_at = self.looked_at = self.renewed_at = self.counted_at = 0.0
+        self.settled_at = self.looked_at = self.renewed_at = self.counted_at = self.told_at = 0.0
         self.busy_at = self.started
         self.marks = processor.stale is not Stale.GIVE_BACK
 
@@ -188,12 +196,12 @@ class Turn:
         now = clock()
         if self.ending or now >= self.deadline:
             return True
-        if self.looked_at <= self.settled_at:
-            return False
+        if self.open or self.looked_at <= max(self.settled_at, self.told_at):
+            return False  # what was settled or drained may have made more runnable: look first
         soonest = min((flow.due_in for flow in self.look_ahead.flows), default=UNTIL_EMPTY_SECONDS)
         if self.until_empty:
             return soonest >= UNTIL_EMPTY_SECONDS and not self.look_ahead.in_hand
-        return now - self.busy_at > IDLE_SECONDS and not 0 < soonest < PATIENCE_SECONDS
+        return now - self.busy_at > self.idle_seconds and not 0 < soonest < PATIENCE_SECONDS
 
     def wind_up(self) -> None:
         """Let nothing more leave; what is in flight is waited for and settled."""
@@ -263,6 +271,7 @@ class Turn:
         quiet = [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued]
         if quiet:
             await self.database(self.ledger.drained, quiet)
+            self.told_at = clock()
             for flow in quiet:
                 del self.open[flow]
 
@@ -452,24 +461,15 @@ class Turn:
 
     async def turn_to_call(self, lane: LaneDriver) -> bool:
         """Wait for the lane's next slot; False when nothing may leave any more."""
-        pacer = lane.pacer
-        if pacer.rate is not None:
+        slot = lane.pacer.reserve(clock())
+        while True:
             now = clock()
-            wait = pacer.reserve(now) - now
-            while True:
-                wait = max(wait, lane.blocked_until - now)
-                if wait > 0:
-                    if lane.stopped or wait > WAITABLE_BLOCK:
-                        return False
-                    await asyncio.sleep(wait)
-                now = clock()
-                if not lane.may_call(now):
-                    if lane.stopped or now >= lane.safe_until:
-                        return False
-                    wait = 0.0
-                elif (wait := pacer.too_early(now)) <= 0:
-                    return True
-        return lane.may_call(clock())
+            if lane.stopped or now >= lane.safe_until or lane.blocked_until - now > WAITABLE_BLOCK:
+                return False
+            wait = max(slot, lane.blocked_until) - now
+            if wait <= 0 and (wait := lane.pacer.too_early(now)) <= 0:
+                return True
+            await asyncio.sleep(min(wait, WAITABLE_BLOCK))
 
     def interpret(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
         """Put down what the response means, and act at once on what it means for the lane."""

@@ -26,7 +26,7 @@ P = ParamSpec("P")
 
 
 class DatabaseThread:
-    """The only thread of a runner that touches the database: each call is one transaction over all tenants."""
+    """The one thread of a runner that touches the database; each call is one transaction over all tenants."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")

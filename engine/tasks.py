@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from functools import partial
+from math import inf
 
 from django.conf import settings
 from django.utils import timezone
@@ -17,19 +18,22 @@ from engine.schedules import enqueue
 from engine.watch import watch_everything
 from tenants.scope import all_tenants
 
+IDLE_SECONDS = 2.0
+"""A tick that finds nothing to do makes room for another after this long."""
 
-def run_queue(queue: str, *, seconds: float, until_empty: bool = False, hand_over: bool = False) -> Report:
-    """Run a queue in this process until its deadline or until nothing is left.
 
-    With `hand_over`, another run is asked for when work is left.
-    """
-    successor = partial(enqueue, queue) if hand_over else None
-    return get_queue(queue).run(seconds=seconds, until_empty=until_empty, successor=successor)
+def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_seconds: float = inf) -> Report:
+    """Run a queue in this process until its deadline, until nothing is left, or until it has had nothing
+    to do for `idle_seconds`."""
+    return get_queue(queue).run(seconds=seconds, until_empty=until_empty, idle_seconds=idle_seconds)
 
 
 def tick(queue: str) -> dict[str, str | int | float]:
     """Work on a queue, and end well before django-q2 would end us."""
-    return run_queue(queue, seconds=settings.TICK_SECONDS, hand_over=True).as_dict()
+    report = get_queue(queue).run(
+        seconds=settings.TICK_SECONDS, idle_seconds=IDLE_SECONDS, successor=partial(enqueue, queue)
+    )
+    return report.as_dict()
 
 
 def beat(cluster: str) -> None:

@@ -80,7 +80,7 @@ def poor_success() -> Iterable[Finding]:
 
 
 def long_queue() -> Iterable[Finding]:
-    """Over 10,000 rows waiting and not getting fewer. A broadcast that goes out at its rate is no incident."""
+    """Over 10,000 rows wait, and no fewer each time: a broadcast that goes out at its rate is none."""
     for queue in all_queues():
         waiting = get_queue(queue).waiting()
         runs = list(Run.objects.filter(queue=queue, ended_at__isnull=False)[:3])

@@ -5,9 +5,13 @@ class MessagingConfig(AppConfig):
     name = "messaging"
 
     def ready(self) -> None:
+        from engine.processors import register_queue
         from engine.receipts import register
+        from engine.runner import Runner
         from engine.schedules import Entry, register_schedule
+        from messaging.processor import MessageProcessor
         from messaging.statuses import apply_whatsapp
 
+        register_queue("messaging", Runner(MessageProcessor()))
         register("whatsapp", apply_whatsapp)
         register_schedule(Entry("broadcasts", "messaging.actions.tend_broadcasts"))

@@ -68,11 +68,12 @@ def test_a_lane_that_changes_hands_keeps_its_spacing() -> None:
 def test_throttling_halves_the_rate_and_it_grows_back_a_little_each_second() -> None:
     pacer = Pacer(80, start=0.0)
     pacer.slow_down(0.0)
-    assert pacer.rate_now == 40
-    pacer.slow_down(0.0)
-    assert pacer.rate_now == 20
+    pacer.slow_down(0.5)
+    assert pacer.rate_now == 40, "what was in flight together is refused together, and counts once"
     pacer.recover(15.0)
-    assert pacer.rate_now == pytest.approx(40)
+    assert pacer.rate_now == pytest.approx(60)
+    pacer.slow_down(15.0)
+    assert pacer.rate_now == pytest.approx(30)
     pacer.recover(1000.0)
     assert pacer.rate_now == 80
 

@@ -66,7 +66,7 @@ def serve() -> Iterator[Vendor]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST  # noqa: N815 - the names that BaseHTTPRequestHandler calls
+        do_GET = do_POST
 
         def handle(self) -> None:
             try:

@@ -1,17 +1,20 @@
+"""`manage.py process QUEUE`: run one queue's processor in the foreground."""
+
+from __future__ import annotations
+
 import json
 import signal
-import sys
 from argparse import ArgumentParser
 from math import inf
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
 from engine.processors import UnknownQueue, get_queue
 from engine.tasks import run_queue
+from tenants.errors import ActionRefused
+from tenants.management.base import TurnoutCommand
 
 
-class Command(BaseCommand):
+class Command(TurnoutCommand):
     help = "Run one queue's processor here, until ^C, until its deadline or until nothing is left."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -19,27 +22,24 @@ class Command(BaseCommand):
         parser.add_argument("--until-empty", action="store_true", help="End when nothing is left to do.")
         parser.add_argument("--seconds", type=float, default=inf, help="End after this long.")
         parser.add_argument(
-            "--json", action="store_true", help="Print the counts as one JSON line at the end."
+            "--json", action="store_true", help="Print the counts as a JSON line at the end."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             get_queue(options["queue"])
         except UnknownQueue as error:
-            raise CommandError(str(error)) from None
+            raise ActionRefused(str(error)) from None
         signal.signal(signal.SIGTERM, _interrupt)
-        until_empty, deadline = options["until_empty"], options["seconds"]
-        report = run_queue(
-            options["queue"], seconds=deadline, until_empty=until_empty or (deadline == inf and False)
-        )
+        report = run_queue(options["queue"], seconds=options["seconds"], until_empty=options["until_empty"])
         if options["json"]:
             self.stdout.write(json.dumps(report.as_dict()))
         else:
             self.stdout.write(
-                f"{report.queue}: {report.done:,} done, {report.failed:,} failed, {report.retried:,} retried, "
-                f"{report.in_doubt:,} in doubt, {report.remaining:,} left; {report.per_second:,.1f}/s"
+                f"{report.queue}: {report.done:,} done, {report.failed:,} failed, "
+                f"{report.retried:,} retried, {report.in_doubt:,} in doubt, {report.remaining:,} left; "
+                f"{report.per_second:,.1f}/s"
             )
-        sys.stdout.flush()
 
 
 def _interrupt(*_: Any) -> None:
