@@ -221,7 +221,8 @@ def test_segments_choose_and_cohorts_keep(api: APIClient, other_api: APIClient) 
 
 def test_cohorts_are_also_made_of_contacts_or_everybody(api: APIClient) -> None:
     api.post(IMPORT, [{"external_id": "a"}, {"external_id": "b"}])
-    for body, size in [({"contacts": ["a", "a"]}, 1), ({}, 2), ({"contacts": []}, 0)]:
+    cases: list[tuple[dict[str, Any], int]] = [({"contacts": ["a", "a"]}, 1), ({}, 2), ({"contacts": []}, 0)]
+    for body, size in cases:
         made = api.post(COHORTS, {"name": f"cohort of {size}"} | body).json()
         assert api.get(f"{COHORTS}{made['id']}/count/").json() == {"count": size}
     assert fields(api.post(COHORTS, {"name": "gone", "contacts": ["a", "z"]})) == {"contacts"}
