@@ -67,7 +67,7 @@ def test_a_count_stops_at_the_cap(everything: None, acme: Tenant) -> None:
             """
             WITH people AS (
                 INSERT INTO campaigns_contact
-                       (tenant_id, external_id, phone, email, name, timezone, attributes, created_at, updated_at)
+                  (tenant_id, external_id, phone, email, name, timezone, attributes, created_at, updated_at)
                 SELECT %(tenant)s, 'many' || i, '', '', '', '', '{}', now(), now()
                   FROM generate_series(1, %(rows)s) i RETURNING id)
             SELECT count(*) FROM people
