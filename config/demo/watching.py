@@ -64,11 +64,15 @@ class View:
 
     @property
     def perfect(self) -> bool:
-        """Was everybody accepted, once, and does our count of every status equal the vendor's?"""
+        """Was everybody accepted, once, and do our counts equal the vendor's?
+
+        Ours are of every message since the sandbox began to count: an earlier demo that was broken off
+        may have left some, which go out now as well.
+        """
         return (
             self.settled
-            and self.reached("accepted") == self.total == self.counts["total"] > 0
-            and self.vendor["total"]["recipients_repeated"] == 0
+            and self.reached("accepted") == self.total > 0
+            and self.applied["accepted"] == self.vendor["total"]["accepted"]
             and all(self.applied[status] == count for status, count in self.sent_statuses.items())
         )
 
@@ -79,7 +83,7 @@ def look(broadcast: Broadcast, sandbox: str, since: datetime) -> View:
         broadcast = Broadcast.objects.get(pk=broadcast.pk)
         progress = progress_of(broadcast)
     with all_tenants():
-        columns = {status: Count(f"{status}_at") for status in STATUSES}
+        columns = {status: Count(f"{status}_at") for status in ("accepted", *STATUSES)}
         applied = Message.objects.filter(accepted_at__gte=since).aggregate(**columns)
         waiting = Receipt.objects.filter(applied_at=None, received_at__gte=since).count()
     connection.close_if_unusable_or_obsolete()

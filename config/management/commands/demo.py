@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import signal
 import sys
 import threading
@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import httpx
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 from django.utils.timezone import now
@@ -23,9 +22,9 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from config.demo.scene import ADMIN, Scene, make_admin, make_scene
-from config.demo.watching import REACHED, View, look
+from config.demo.watching import REACHED, STATUSES, View, look
 from config.localpg import PROJECT, DatabaseUnavailable, ensure_database
-from config.management.commands.run import ages, first_line
+from config.management.commands.run import ages, first_line, prepare
 from config.processes import clusters, web
 from config.supervisor import Child, PortTaken, Supervisor, check_port, free_port
 from messaging.actions import launch_broadcast
@@ -53,6 +52,7 @@ class Command(BaseCommand):
         if tenants < 1 or contacts < 1:
             raise CommandError("--tenants and --contacts must be at least 1", returncode=2)
         signal.signal(signal.SIGTERM, _interrupt)
+        logging.getLogger().setLevel(logging.WARNING)  # of this process: the bars say the rest
         try:
             check_port(HOST, port)
             perfect = Demo(port, tenants, contacts).run(serve=not options["exit"])
@@ -95,8 +95,7 @@ class Demo:
         """Show it; with `serve`, go on serving until ^C. True when all was accepted and applied."""
         with self.step("The database"):
             ensure_database()
-            call_command("migrate", verbosity=0)
-            call_command("sync_schedules", verbosity=0, stdout=io.StringIO())
+            prepare(migrate=True)
             make_admin()
         self.log.open()
         since = now()
@@ -113,6 +112,10 @@ class Demo:
                 launch_broadcast(broadcast_id=scene.broadcast.pk)
             view = self.follow(scene, since)
             self.sum_up(view)
+            if view.perfect:
+                self.console.print(
+                    f"[green]✓[/] {view.reached('accepted'):,} of {view.total:,} accepted, every status applied"
+                )
             if serve:
                 self.serve(scene)
             return view.perfect
@@ -167,17 +170,18 @@ class Demo:
                     raise DemoFailed(f"nothing has moved for {STUCK_SECONDS:.0f} s; see {self.log.path}")
                 if not self.console.is_terminal and time.monotonic() - told_at >= 2:
                     told_at = time.monotonic()
-                    self.console.print(one_line(view))
+                    self.console.print(one_line(view), soft_wrap=True)
                 time.sleep(0.25)
 
     def sum_up(self, view: View) -> None:
-        self.console.print(one_line(view))
+        self.console.print(one_line(view), soft_wrap=True)
         vendor = view.vendor["total"]
-        sent, applied = sum(view.sent_statuses.values()), sum(view.applied.values())
+        sent = sum(view.sent_statuses.values())
+        applied = sum(view.applied[status] for status in STATUSES)
         self.console.print(
-            f"The sandbox counted {vendor['accepted']:,} accepted, {vendor['recipients_repeated']:,} twice, "
-            f"at most {vendor['worst_second']} in any second; "
-            f"{applied:,} of the {sent:,} statuses it sent are applied."
+            f"The sandbox accepted {vendor['accepted']:,} messages, at most {vendor['worst_second']} in any "
+            f"second, and sent {sent:,} statuses, of which {applied:,} are applied.",
+            soft_wrap=True,
         )
 
     def serve(self, scene: Scene) -> None:

@@ -16,7 +16,7 @@ from django.db import DatabaseError, connection
 
 from config.health import heartbeat_ages, unapplied_migrations
 from config.localpg import ensure_database
-from config.processes import clusters, web
+from config.processes import clusters, expect_heartbeats, web
 from config.supervisor import Child, PortTaken, Supervisor, check_port
 
 COLOURS = {"run": "1", "web": "36"}
@@ -81,6 +81,7 @@ def prepare(*, migrate: bool) -> None:
             )
         call_command("migrate", verbosity=0)
     call_command("sync_schedules", verbosity=0, stdout=io.StringIO())
+    expect_heartbeats()
     if not settings.DEBUG and not settings.STATIC_ROOT.exists():
         call_command("collectstatic", interactive=False, verbosity=0)
     connection.close()
