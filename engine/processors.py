@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from engine.models import QueueItem
-from providers.base import Call, Outcome, Response
+from providers.base import Call, Outcome, Response, Throttled
 
 
 class Stale(Enum):
@@ -111,6 +111,10 @@ class Processor:
     def interpret(self, planned: Planned, response: Response) -> Iterable[Settled | Planned]:
         """Say what the reply means for the rows: an outcome each, or a further call for those left."""
         raise NotImplementedError
+
+    def rest(self, response: Response) -> Throttled | None:
+        """Say for how long the vendor wants no more calls, when a reply says so beside its answer."""
+        return None
 
     def attend(self, settled: Sequence[Settled]) -> None:
         """See to what an outcome means beyond its row. Called for every outcome but `Done`, in the

@@ -474,6 +474,8 @@ class Turn:
     def interpret(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
         """Put down what the response means, and act at once on what it means for the lane."""
         self.watch_breaker(lane, response)
+        if rest := self.processor.rest(response):
+            self.throttle(lane, rest)
         left = {item.id: item for item in planned.items}
         try:
             for result in self.processor.interpret(planned, response):
@@ -497,16 +499,9 @@ class Turn:
 
     def react(self, lane: LaneDriver, item: Item, outcome: Outcome) -> None:
         """Hold back at once what the vendor holds back; the row itself is settled with the others."""
-        now = clock()
         match outcome:
-            case Throttled(after, scope, code, detail, slow_down) if scope in (Scope.LANE, Scope.TOKEN):
-                seconds = after.total_seconds()
-                if slow_down:
-                    lane.pacer.slow_down(now)
-                for other in self.sharing(lane, scope):
-                    other.block(now + seconds)
-                if seconds > WAITABLE_BLOCK or scope is Scope.TOKEN:
-                    self.openings.append(Opening(seconds, f"{code} {detail}".strip(), *_target(lane, scope)))
+            case Throttled(_, Scope.LANE | Scope.TOKEN):
+                self.throttle(lane, outcome)
             case Hold(reason, Scope.FLOW, _, _):
                 for other in self.lanes.values():
                     self.unsent.extend(other.drop_flow(item.flow))
@@ -515,6 +510,17 @@ class Turn:
                     other.stop(reason)
                 target = _target(lane, scope)
                 self.stops[target] = Stop(reason, f"{code} {detail}".strip(), *target)
+
+    def throttle(self, lane: LaneDriver, throttled: Throttled) -> None:
+        """Let the lane, or every lane on its token, wait as long as the vendor says."""
+        now, seconds = clock(), throttled.after.total_seconds()
+        if throttled.slow_down:
+            lane.pacer.slow_down(now)
+        for other in self.sharing(lane, throttled.scope):
+            other.block(now + seconds)
+        if seconds > WAITABLE_BLOCK or throttled.scope is Scope.TOKEN:
+            why = f"{throttled.code} {throttled.detail}".strip()
+            self.openings.append(Opening(seconds, why, *_target(lane, throttled.scope)))
 
     def sharing(self, lane: LaneDriver, scope: Scope) -> Iterable[LaneDriver]:
         if scope is not Scope.TOKEN:

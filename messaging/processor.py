@@ -17,7 +17,7 @@ from engine.processors import Item, LaneFacts, Planned, Processor, Settled, Stal
 from messaging.actions import advance_broadcast, hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import BroadcastStep, Message, MessageTemplate, Suppression
 from providers import whatsapp
-from providers.base import Failed, Hold, Outcome, Response, Scope
+from providers.base import Failed, Hold, Outcome, Reply, Response, Scope, Throttled
 from tenants.secrets import decrypt
 
 SEND_TIMEOUT = 20.0
@@ -76,6 +76,11 @@ class MessageProcessor(Processor):
                 if channel != Channel.WHATSAPP_MARKETING or step.marketing:
                     closed[item.id] = (State.SUPPRESSED.value, reason)
         return closed
+
+    def rest(self, response: Response) -> Throttled | None:
+        """Stop before the app's call limit does: each reply says how much of it is used."""
+        wait = whatsapp.exhausted(response) if isinstance(response, Reply) else None
+        return Throttled(wait, Scope.TOKEN, "usage", "the app's call limit is used up") if wait else None
 
     def attend(self, settled: Sequence[Settled]) -> None:
         """Pause what a hold stops, suppress who opted out, and watch the share of failures."""

@@ -21,9 +21,7 @@ class Command(TurnoutCommand):
         parser.add_argument("queue")
         parser.add_argument("--until-empty", action="store_true", help="End when nothing is left to do.")
         parser.add_argument("--seconds", type=float, default=inf, help="End after this long.")
-        parser.add_argument(
-            "--json", action="store_true", help="Print the counts as a JSON line at the end."
-        )
+        parser.add_argument("--json", action="store_true", help="Print the counts as a JSON line at the end.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
