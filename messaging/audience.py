@@ -102,7 +102,8 @@ def sizes(total: int, steps: Sequence[BroadcastStep]) -> list[int]:
     for step in steps[:-1]:
         reached += step.share
         edges.append(total * reached // 100)
-    edges.append(total)
+    if steps:
+        edges.append(total)
     return [after - before for before, after in pairwise(edges)]
 
 

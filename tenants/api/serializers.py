@@ -19,7 +19,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     """Refuse unknown fields by name, and read-only ones unless they are sent back unchanged."""
 
     def to_internal_value(self, data: Any) -> Any:
-        refused = self._refused(data) if isinstance(data, Mapping) else {}
+        refused = {**self._missing(data), **self._refused(data)} if isinstance(data, Mapping) else {}
         try:
             value = super().to_internal_value(data)
         except serializers.ValidationError as error:
@@ -44,6 +44,19 @@ class StrictSerializer(serializers.Serializer[Any]):
                 if name not in shown or shown[name] != data[name]:
                     refused[name] = ["This field is read-only."]
         return {str(name): messages for name, messages in refused.items()}
+
+    def _missing(self, data: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Find what a body inside a PATCH lacks: it is replaced as a whole, so it must be whole.
+
+        DRF takes "partial" to reach down to it, and would let it through without its required fields.
+        """
+        if self.parent is None or not getattr(self.root, "partial", False):
+            return {}
+        return {
+            name: ["This field is required."]
+            for name, field in self.fields.items()
+            if field.required and not field.read_only and name not in data
+        }
 
     def _writable(self) -> list[str]:
         return [name for name, field in self.fields.items() if not field.read_only]
