@@ -1,7 +1,7 @@
 """Contacts into the database by the ten thousand: staged by COPY, judged as a whole, merged in one statement.
 
 PostgreSQL refuses COPY into a table with row-level security, so rows go to temporary tables first
-(docs/decisions/0004-contact-import.md has the figures). Nothing reaches `Contact` before the last line
+(docs/decisions/0005-contact-import.md has the figures). Nothing reaches `Contact` before the last line
 was read, so a file that turns out unreadable leaves nothing behind.
 """
 
