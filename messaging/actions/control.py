@@ -95,11 +95,14 @@ def cancel_queued(*, broadcast_id: int, at_most: int) -> int:
                   FROM messaging_broadcast b
                   JOIN messaging_sender s ON s.id = b.sender_id
                   JOIN messaging_broadcaststep t ON t.broadcast_id = b.id
-                  JOIN messaging_message m ON m.lane_id = s.lane_id AND m.step_id = t.id
-                 WHERE b.id = %s AND b.state = 'cancelled' AND m.state = 'queued'
-                 LIMIT %s FOR NO KEY UPDATE OF m SKIP LOCKED))
+                 CROSS JOIN LATERAL (
+                    SELECT id FROM messaging_message
+                     WHERE lane_id = s.lane_id AND step_id = t.id AND state = 'queued'
+                     ORDER BY due_at, id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED) m
+                 WHERE b.id = %s AND b.state = 'cancelled'
+                 LIMIT %s))
             """,
-            [broadcast_id, at_most],
+            [at_most, broadcast_id, at_most],
         )
         return int(cursor.rowcount)
 

@@ -12,7 +12,7 @@ from messaging.audience import FIELDS
 from messaging.models import MessageTemplate
 from tenants.errors import ActionRefused
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(\d+)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*([0-9]{1,4})\s*\}\}")
 TEMPLATE_FIELDS = frozenset({"category", "body", "variables", "components", "state", "vendor_id"})
 
 
