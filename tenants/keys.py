@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Q
 from django.utils.timezone import now
 
@@ -46,7 +46,7 @@ def admit(presented: str) -> Admission:
     Of its own, because the count locks the key's window: inside the request's transaction all requests
     of a key would wait for each other.
     """
-    with transaction.atomic(), all_tenants():
+    with all_tenants(atomic=True):
         key = ApiKey.objects.select_related("tenant").filter(digest=digest(presented)).first()
         if key is None:
             return Admission(refusal="There is no such API key.")

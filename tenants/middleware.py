@@ -37,7 +37,7 @@ STAFF = "staff"
 """The role of platform staff, who belong to no tenant and see all of them."""
 
 View = TypeVar("View", bound=Callable[..., Any])
-Scope = Callable[[], AbstractContextManager[None]]
+Scope = Callable[[], AbstractContextManager[None]]  # each is a transaction too
 
 
 def no_transaction(view: View) -> View:
@@ -89,7 +89,7 @@ class TenantMiddleware:
         if not user.is_authenticated:
             return self.get_response(request)
         structlog.contextvars.bind_contextvars(user=user.get_username())
-        with transaction.atomic(), all_tenants():
+        with all_tenants(atomic=True):
             members = list(
                 Membership.objects.filter(user_id=user.pk).select_related("tenant").order_by("tenant__name")
             )
@@ -101,7 +101,7 @@ class TenantMiddleware:
         if tenant is not None and tenant.state != Tenant.State.ACTIVE and role != STAFF:
             return _refuse(request, f"{tenant.name} is suspended. Ask whoever runs Turnout why.", members)
         request.tenant, request.tenant_role = tenant, role  # type: ignore[attr-defined]
-        scope: Scope = all_tenants
+        scope: Scope = lambda: all_tenants(atomic=True)  # noqa: E731
         if tenant is not None:
             structlog.contextvars.bind_contextvars(tenant=tenant.pk)
             tenant_id = tenant.pk
@@ -112,7 +112,7 @@ class TenantMiddleware:
 
     def _within(self, request: HttpRequest, scope: Scope) -> HttpResponseBase:
         """Answer inside one transaction and one scope; a server error leaves nothing behind."""
-        with transaction.atomic(), scope():
+        with scope():
             response = self.get_response(request)
             if response.status_code >= 500:
                 transaction.set_rollback(True)
@@ -140,7 +140,6 @@ class ScopedStream(Iterator[bytes]):
         with ExitStack() as stack:
             if close := getattr(pieces, "close", None):
                 stack.callback(close)
-            stack.enter_context(transaction.atomic())
             stack.enter_context(scope())
             yield from pieces
 

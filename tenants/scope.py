@@ -46,15 +46,16 @@ def tenant_scope(tenant_id: int) -> Iterator[None]:
 
 
 @contextmanager
-def all_tenants() -> Iterator[None]:
+def all_tenants(*, atomic: bool = False) -> Iterator[None]:
     """See every tenant's rows: the engine, the commands and platform staff.
 
     Inside a transaction the role lasts as long as the block; outside one it is set on the session,
-    which is why workers need a direct connection and not a transaction-pooled one.
+    which is why workers need a direct connection and not a transaction-pooled one. With `atomic` the
+    block is a transaction of its own, as `tenant_scope` is.
     """
     token = _scope.set(ALL)
     try:
-        if connection.in_atomic_block:
+        if atomic or connection.in_atomic_block:
             with _local({"role": ALL_ROWS_ROLE}):
                 yield
         else:

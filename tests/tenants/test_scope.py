@@ -112,10 +112,13 @@ def test_outside_a_transaction_too_everything_comes_back() -> None:
     with tenant_scope(acme.pk):
         assert sql() == {"of acme"}
     assert in_force() == ("none", "")
-    with tenant_scope(acme.pk):
-        Campaign.objects.create(tenant=acme, name="undone")
-        transaction.set_rollback(True)
-    assert in_force() == ("none", "")
+    for scope in (tenant_scope(acme.pk), all_tenants(atomic=True)):
+        with scope:
+            assert connection.in_atomic_block
+            Campaign.objects.create(tenant=acme, name="undone")
+            transaction.set_rollback(True)
+        assert not connection.in_atomic_block
+        assert in_force() == ("none", "")
     with all_tenants():
         assert sql() == {"of acme"}
 
