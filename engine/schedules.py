@@ -30,7 +30,10 @@ class Entry:
     arguments: tuple[str, ...] = ()
 
 
-_entries: list[Entry] = [Entry("watch", "engine.tasks.watch")]
+_entries: list[Entry] = [
+    Entry("watch", "engine.tasks.watch"),
+    Entry("forget", "engine.tasks.forget", minutes=60),
+]
 
 
 def register_schedule(entry: Entry) -> None:

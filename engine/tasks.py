@@ -16,6 +16,7 @@ from engine.models import Heartbeat
 from engine.processors import Report, get_queue
 from engine.schedules import enqueue
 from engine.watch import watch_everything
+from tenants.actions import forget_idempotency_keys
 from tenants.scope import all_tenants
 
 IDLE_SECONDS = 2.0
@@ -50,3 +51,9 @@ def watch() -> None:
         recover_lanes()
         watch_everything()
         tell_incidents()
+
+
+def forget() -> int:
+    """Delete the answers that were kept for a day under an `Idempotency-Key`."""
+    with all_tenants():
+        return forget_idempotency_keys()

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils.timezone import now
 from rest_framework.test import APIClient
 
+from engine import tasks
 from engine.api import ProviderTokenSerializer
+from engine.schedules import schedules
 from tenants.actions import forget_idempotency_keys
 from tenants.api import idempotency
 from tenants.models import IdempotentRequest, ProviderToken, Tenant
@@ -170,3 +173,15 @@ def someone_waits() -> bool:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         return bool(cursor.fetchone()[0])
+
+
+def test_the_hourly_task_forgets_for_every_tenant(api: APIClient, bolts_api: APIClient) -> None:
+    for client in (api, bolts_api):
+        client.post(TOKENS, GOOD, headers=KEY)
+    with all_tenants():
+        IdempotentRequest.objects.update(created_at=now() - timedelta(hours=25))
+    api.post(TOKENS, {**GOOD, "label": "fresh"}, headers={"Idempotency-Key": "order-2"})
+    assert tasks.forget() == 2
+    with all_tenants():
+        assert IdempotentRequest.objects.get().key == "order-2"
+    assert any(entry.function == "engine.tasks.forget" for entry in schedules())
