@@ -48,7 +48,8 @@ class Command(TurnoutCommand):
     ) -> ImportReport:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True) as progress:
+        shown = console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
             size = os.fstat(file.fileno()).st_size
             bar = progress.add_task("reading", total=size or None)
 
