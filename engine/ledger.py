@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from django.utils import timezone
 
@@ -17,8 +17,10 @@ from engine import leases
 from engine.claims import Claims, Flow, Settlement
 from engine.leases import Kept, Leased
 from engine.models import Run
+from engine.outcomes import settlement
 from engine.processors import Item, Processor, Report, Settled, Stale
 from engine.runtime import cursor
+from providers.base import Done
 
 DEPTH_CAP = 5_001
 """Counting further would not change the batch size."""
@@ -68,6 +70,31 @@ class Opening:
     detail: str
     lane_id: int | None = None
     token_id: int | None = None
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """What the callers put down and the ledger has not written yet: outcomes, rows that certainly did not
+    leave, and what the vendor holds back."""
+
+    outcomes: list[Settled] = field(default_factory=list)
+    unsent: list[Item] = field(default_factory=list)
+    stops: dict[tuple[int | None, int | None], Stop] = field(default_factory=dict)
+    openings: list[Opening] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.outcomes or self.unsent or self.stops or self.openings)
+
+    def items(self) -> Iterator[Item]:
+        yield from (item for item, _ in self.outcomes)
+        yield from self.unsent
+
+    def put_back(self, taken: Unsettled) -> None:
+        """Take over what could not be written."""
+        self.outcomes[:0] = taken.outcomes
+        self.unsent[:0] = taken.unsent
+        self.openings[:0] = taken.openings
+        self.stops = taken.stops | self.stops
 
 
 class Ledger:
@@ -133,32 +160,20 @@ class Ledger:
         marked = self.claims.mark(db, run=self.run, items=items) if items else set()
         return marked, granted
 
-    def settle(
-        self,
-        settlements: Sequence[Settlement],
-        remarkable: Sequence[Settled],
-        stops: Sequence[Stop],
-        openings: Sequence[Opening],
-        unsent: Sequence[int],
-    ) -> int:
+    def settle(self, taken: Unsettled, report: Report) -> int:
         """Write outcomes and what follows from them, all or nothing. Returns how many rows were overtaken."""
         assert self.run is not None
         db = cursor()
-        if unsent:
-            self.claims.give_back(db, run=self.run, ids=unsent)
+        if taken.unsent:
+            self.claims.give_back(db, run=self.run, ids=[item.id for item in taken.unsent])
+            report.given_back += len(taken.unsent)
+        settlements = [settlement(self.processor, item, outcome, report) for item, outcome in taken.outcomes]
         settled = self.claims.settle(db, run=self.run, settlements=settlements) if settlements else 0
-        for stop in stops:
-            leases.stop_lanes(
-                db, reason=stop.reason, detail=stop.detail, lane_id=stop.lane_id, token_id=stop.token_id
-            )
-        for opening in openings:
-            leases.open_breaker(
-                db,
-                seconds=opening.seconds,
-                detail=opening.detail,
-                lane_id=opening.lane_id,
-                token_id=opening.token_id,
-            )
+        for stop in taken.stops.values():
+            leases.stop_lanes(db, **asdict(stop))
+        for opening in taken.openings:
+            leases.open_breaker(db, **asdict(opening))
+        remarkable = [pair for pair in taken.outcomes if not isinstance(pair[1], Done)]
         if remarkable:
             self.processor.attend(remarkable)
         return len(settlements) - settled

@@ -130,6 +130,9 @@ class Processor:
         return self.retry_delays[attempts_used - 1] * uniform(1.0, 1.2)
 
 
+OUTCOMES = ("done", "pending", "retried", "throttled", "failed", "in_doubt", "held", "given_back")
+
+
 @dataclass(slots=True)
 class Report:
     """What one turn of a queue did; the contract's `process --json` line."""
@@ -154,6 +157,11 @@ class Report:
     @property
     def per_second(self) -> float:
         return self.done / self.seconds if self.seconds else 0.0
+
+    def add(self, other: Report) -> None:
+        """Add what another one counted of outcomes."""
+        for name in OUTCOMES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def as_dict(self) -> dict[str, str | int | float]:
         counts = ("claimed", "done", "failed", "retried", "throttled", "in_doubt", "held", "remaining")

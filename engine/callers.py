@@ -1,0 +1,152 @@
+"""The callers' half of a run: take what is ready, wait for the slot, call, put the outcome down.
+
+They never wait for the database. What they put down, `Unsettled`, the ledger's half takes as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from engine.lanes import BREAKER_AFTER, BREAKER_SECONDS, LaneDriver
+from engine.ledger import Opening, Stop, Unsettled
+from engine.processors import Item, Planned, Processor, Stale
+from providers.base import Done, Hold, InDoubt, Outcome, Reply, Response, Retry, Scope, Throttled
+from providers.http import Http
+
+logger = structlog.get_logger(__name__)
+
+WAITABLE_BLOCK = 2.0
+"""Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
+
+clock = time.monotonic
+
+
+class Callers:
+    """Everybody who calls in one run, over all its lanes."""
+
+    def __init__(self, processor: Processor, http: Http, lanes: dict[int, LaneDriver]) -> None:
+        self.processor = processor
+        self.http = http
+        self.lanes = lanes
+        self.unsettled = Unsettled()
+        self.tasks: set[asyncio.Future[Any]] = set()
+        self.made = 0
+
+    def give_back(self, items: Iterable[Item]) -> None:
+        """Put down rows that certainly did not leave."""
+        self.unsettled.unsent.extend(items)
+
+    def let_at(self, lane: LaneDriver) -> None:
+        """Let enough callers at what is ready."""
+        for _ in range(min(len(lane.ready), lane.most_callers - lane.callers)):
+            lane.callers += 1
+            task = asyncio.ensure_future(self.caller(lane))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def caller(self, lane: LaneDriver) -> None:
+        """Make one ready call after the other until none is left."""
+        send, interpret = self.http.send, self.interpret
+        try:
+            while lane.ready:
+                planned = lane.ready.popleft()
+                if not await self.turn_to_call(lane):
+                    self.give_back(planned.items)
+                    continue
+                response = await send(planned.call)
+                lane.made += 1
+                self.made += 1
+                interpret(lane, planned, response)
+        finally:
+            lane.callers -= 1
+
+    async def turn_to_call(self, lane: LaneDriver) -> bool:
+        """Wait for the lane's next slot; False when nothing may leave any more."""
+        slot = lane.pacer.reserve(clock())
+        while True:
+            now = clock()
+            if lane.stopped or now >= lane.safe_until or lane.blocked_until - now > WAITABLE_BLOCK:
+                return False
+            wait = max(slot, lane.blocked_until) - now
+            if wait <= 0 and (wait := lane.pacer.too_early(now)) <= 0:
+                return True
+            await asyncio.sleep(min(wait, WAITABLE_BLOCK))
+
+    def interpret(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
+        """Put down what the response means, and act at once on what it means for the lane."""
+        self.watch_breaker(lane, response)
+        if rest := self.processor.rest(response):
+            self.throttle(lane, rest)
+        left = {item.id: item for item in planned.items}
+        try:
+            for result in self.processor.interpret(planned, response):
+                if isinstance(result, Planned):
+                    lane.planned.appendleft(result)
+                    for item in result.items:
+                        left.pop(item.id, None)
+                elif left.pop(result[0].id, None):
+                    self.unsettled.outcomes.append(result)
+                    if not isinstance(result[1], Done):
+                        self.react(lane, *result)
+            why = "the processor gave no outcome"
+        except Exception as error:
+            logger.exception("reply cannot be interpreted", queue=self.processor.queue, lane=lane.facts.name)
+            why = f"{type(error).__name__}: {error}"
+        if left:
+            unknown: Outcome = (
+                InDoubt(why) if self.processor.stale is Stale.IN_DOUBT else Retry("unreadable", why)
+            )
+            self.unsettled.outcomes.extend((item, unknown) for item in left.values())
+
+    def react(self, lane: LaneDriver, item: Item, outcome: Outcome) -> None:
+        """Hold back at once what the vendor holds back; the row itself is settled with the others."""
+        match outcome:
+            case Throttled(_, Scope.LANE | Scope.TOKEN):
+                self.throttle(lane, outcome)
+            case Hold(reason, Scope.FLOW, _, _):
+                for other in self.lanes.values():
+                    self.give_back(other.drop_flow(item.flow))
+            case Hold(reason, scope, code, detail):
+                for other in self.sharing(lane, scope):
+                    other.stop(reason)
+                target = _target(lane, scope)
+                self.unsettled.stops[target] = Stop(reason, f"{code} {detail}".strip(), *target)
+
+    def throttle(self, lane: LaneDriver, throttled: Throttled) -> None:
+        """Let the lane, or every lane on its token, wait as long as the vendor says."""
+        now, seconds = clock(), throttled.after.total_seconds()
+        if throttled.slow_down:
+            lane.pacer.slow_down(now)
+        for other in self.sharing(lane, throttled.scope):
+            other.block(now + seconds)
+        if seconds > WAITABLE_BLOCK or throttled.scope is Scope.TOKEN:
+            why = f"{throttled.code} {throttled.detail}".strip()
+            self.unsettled.openings.append(Opening(seconds, why, *_target(lane, throttled.scope)))
+
+    def sharing(self, lane: LaneDriver, scope: Scope) -> Iterable[LaneDriver]:
+        if scope is not Scope.TOKEN:
+            return [lane]
+        return [other for other in self.lanes.values() if other.token_id == lane.token_id]
+
+    def watch_breaker(self, lane: LaneDriver, response: Response) -> None:
+        """Rest a lane whose vendor cannot be reached, instead of using up its rows' attempts."""
+        if isinstance(response, Reply) and response.status < 500:
+            lane.broken_in_a_row = 0
+            return
+        lane.broken_in_a_row += 1
+        if lane.broken_in_a_row == BREAKER_AFTER:
+            lane.broken_in_a_row = 0
+            lane.block(clock() + BREAKER_SECONDS)
+            why = f"HTTP {response.status}" if isinstance(response, Reply) else response.reason
+            self.unsettled.openings.append(
+                Opening(BREAKER_SECONDS, f"{BREAKER_AFTER} calls failed in a row: {why}", lane.id)
+            )
+
+
+def _target(lane: LaneDriver, scope: Scope) -> tuple[int | None, int | None]:
+    return (None, lane.token_id) if scope is Scope.TOKEN else (lane.id, None)
