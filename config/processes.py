@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
 
 from django.conf import settings
 from django.utils.timezone import now
 
 from config.localpg import PROJECT
-from config.supervisor import WEDGED_SECONDS, Child
+from config.supervisor import Child
 from engine.models import Heartbeat
 from engine.processors import all_queues
 
@@ -39,11 +38,10 @@ def cluster_names() -> list[str]:
 def expect_heartbeats() -> None:
     """Give each cluster three minutes from now to show that it works.
 
-    What an earlier run left would be taken for a silent cluster, and so would never be one that does
-    not come up at all.
+    What an earlier run left would be taken for a silent cluster, and one that does not come up at all
+    would leave nothing to be noticed by.
     """
-    late = now() - timedelta(seconds=WEDGED_SECONDS)
+    beats = [Heartbeat(cluster=name, beat_at=now(), process="expected") for name in cluster_names()]
     Heartbeat.objects.bulk_create(
-        [Heartbeat(cluster=name, process="expected") for name in cluster_names()], ignore_conflicts=True
+        beats, update_conflicts=True, unique_fields=["cluster"], update_fields=["beat_at", "process"]
     )
-    Heartbeat.objects.filter(cluster__in=cluster_names(), beat_at__lt=late).update(beat_at=now())

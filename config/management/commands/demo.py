@@ -51,7 +51,8 @@ class Command(BaseCommand):
             raise CommandError("the demo makes an administrator with a known password: DEBUG must be true")
         if tenants < 1 or contacts < 1:
             raise CommandError("--tenants and --contacts must be at least 1", returncode=2)
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)  # SIGINT too: a shell starts background jobs without it
         logging.getLogger().setLevel(logging.WARNING)  # of this process: the bars say the rest
         try:
             check_port(HOST, port)
@@ -114,7 +115,8 @@ class Demo:
             self.sum_up(view)
             if view.perfect:
                 self.console.print(
-                    f"[green]✓[/] {view.reached('accepted'):,} of {view.total:,} accepted, every status applied"
+                    f"[green]✓[/] {view.reached('accepted'):,} of {view.total:,} accepted, "
+                    "every status applied"
                 )
             if serve:
                 self.serve(scene)
