@@ -181,3 +181,27 @@ def test_a_key_needs_the_resources_own_scope(
             verb = "read" if method == "get" else "write"
             assert f"{name}:{verb}" in refused.json()["detail"]
             assert (ask(reader, method, path).status_code == 403) == (method != "get"), (method, path)
+
+
+@pytest.mark.parametrize(("prefix", "viewset", "name"), REGISTRY)
+def test_whatever_else_reads_many_rows_reads_the_tenants_own(
+    prefix: str, viewset: type[GenericViewSet], name: str, acme: Tenant, bolt: Tenant, api: APIClient
+) -> None:
+    """Exports and the like say the same whether another tenant has rows or not."""
+
+    def said() -> dict[str, bytes]:
+        return {
+            tail: response.getvalue()
+            for method, tail in routes(viewset, detail=False)
+            if method == "get" and (response := api.get(f"/api/v1/{prefix}/{tail.lstrip('/')}"))
+        }
+
+    with all_tenants():
+        RESOURCES[name](tenant=acme)
+    alone = said()
+    with all_tenants():
+        RESOURCES[name](tenant=bolt)
+    assert said() == alone
+    with all_tenants():
+        RESOURCES[name](tenant=acme)
+    assert all(said()[tail] != before for tail, before in alone.items())
