@@ -230,7 +230,7 @@ class Message(QueueItem):
         BroadcastStep, on_delete=models.CASCADE, related_name="messages", db_constraint=False, db_index=False
     )
     contact = models.ForeignKey(
-        Contact, on_delete=models.CASCADE, related_name="messages", db_constraint=False
+        Contact, on_delete=models.CASCADE, related_name="messages", db_constraint=False, db_index=False
     )
     phone = models.CharField(max_length=16, help_text="E.164, frozen at launch.")
     parameters = models.JSONField(default=list, help_text="The template's variables, filled in at launch.")
@@ -250,7 +250,8 @@ class Message(QueueItem):
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(fields=["broadcast", "contact"], name="message_once_per_contact")
+            # in this order it also finds a contact's messages
+            models.UniqueConstraint(fields=["contact", "broadcast"], name="message_once_per_contact")
         ]
         indexes = [
             # the claim: what is due on a lane, step by step
@@ -268,6 +269,8 @@ class Message(QueueItem):
             # the latest failures of a step, and what can be tried again
             models.Index(fields=["step", "-failed_at"], name="message_failed", condition=Q(state="failed")),
             models.Index(fields=["tenant", "-id"], name="message_latest"),
+            # pages of one broadcast, however old it is
+            models.Index(fields=["broadcast", "-id"], name="message_of_broadcast"),
         ]
 
     def __str__(self) -> str:
