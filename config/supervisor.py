@@ -119,22 +119,14 @@ class Supervisor:
             self._end_wedged(self.heartbeats())
 
     def stop(self, *, grace: float = GRACE_SECONDS) -> None:
-        """End every child: each leader is asked, and after `grace` seconds what is left is killed."""
+        """End every child: each leader is asked, and after `grace` seconds what is left is killed.
+
+        The clusters first, so that what is in flight still finds whom it asked and who takes the answer.
+        """
         if self._stop_pipe:
             os.close(self._stop_pipe[1])  # the runs under way see it and wind down
-        running = [child for child in self.children if child.process is not None]
-        for child in running:
-            self.say("run", f"stopping {child.name}")
-        reapers = [
-            threading.Thread(target=child.process.wait, daemon=True) for child in running if child.process
-        ]
-        for reaper in reapers:
-            reaper.start()  # a zombie still counts as a member of its group
-        end_groups({child.process.pid for child in running if child.process}, grace=grace)
-        for reaper in reapers:
-            reaper.join(5)
-        for child in running:
-            child.process = None
+        self._end([child for child in self.children if child.cluster], grace)
+        self._end(self.children, grace)
         if self._guardian and self._guardian.stdin:
             with contextlib.suppress(BrokenPipeError):
                 self._guardian.stdin.close()
@@ -159,6 +151,20 @@ class Supervisor:
         self._tell_guardian("+", child.process.pid)
         assert child.process.stdout is not None
         threading.Thread(target=self._read, args=(child.name, child.process.stdout), daemon=True).start()
+
+    def _end(self, children: Sequence[Child], grace: float) -> None:
+        processes = [child.process for child in children if child.process is not None]
+        for child in children:
+            if child.process is not None:
+                self.say("run", f"stopping {child.name}")
+        reapers = [threading.Thread(target=process.wait, daemon=True) for process in processes]
+        for reaper in reapers:
+            reaper.start()  # a zombie still counts as a member of its group
+        end_groups({process.pid for process in processes}, grace=grace)
+        for reaper in reapers:
+            reaper.join(5)
+        for child in children:
+            child.process = None
 
     def _bury(self, child: Child) -> None:
         """Clear away what a dead child left, and set the time of its next start."""

@@ -1,15 +1,18 @@
-"""An embedded server of a test's own, in a folder of its own."""
+"""Servers, databases and ports of a test's own."""
 
+import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from config.localpg import PROJECT
+from config.localpg import PROJECT, LocalPg
 from tests.config.embedded import HOLDER, clean
 
 
@@ -38,3 +41,22 @@ def hold(base: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """The address of an empty database on the project's embedded server."""
+    server, name = LocalPg().ensure(), f"run_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield server.url().replace("@/ops?", f"@/{name}?")
+    with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found: int = server.getsockname()[1]
+    return found

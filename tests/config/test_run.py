@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,42 +17,9 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from config.localpg import PROJECT, LocalPg
+from config.localpg import PROJECT
 from providers import whatsapp
-from tests.config.processes import gone, until
-
-NAME = f"run_{os.getpid()}"
-MANAGE = [sys.executable, "manage.py"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "TURNOUT"))}
-    return kept | {"PYTHONWARNINGS": "default"} | more
-
-
-def manage(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MANAGE, *args], env=environment(**env), cwd=PROJECT, capture_output=True, text=True, timeout=90
-    )
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """The address of an empty database on the embedded server."""
-    server = LocalPg().ensure()
-    with psycopg.connect(server.conninfo(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {NAME}")
-    yield server.url().replace("@/ops?", f"@/{NAME}?")
-    with psycopg.connect(server.conninfo(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found: int = server.getsockname()[1]
-    return found
-
+from tests.config.processes import MANAGE, environment, family, gone, manage, until
 
 # -- what cannot run
 
@@ -199,10 +165,6 @@ def running(port: int, database: str, tmp_path: Path) -> Iterator[Running]:
         except subprocess.TimeoutExpired:
             run.process.kill()
             raise
-
-
-def family(process: psutil.Process) -> list[int]:
-    return [process.pid, *(child.pid for child in process.children(recursive=True))]
 
 
 @pytest.mark.slow
