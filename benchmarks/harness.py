@@ -25,6 +25,20 @@ FILL_ROWS = 100_000
 """Rows written per transaction: the deferred constraints of each are checked together."""
 
 
+# -- the machine ------------------------------------------------------------------------------
+def go_first() -> bool:
+    """Put this process and its children before others, where the machine lets us; say whether it did.
+
+    The sandbox's clock is what a rate is measured by: while it waits for a processor, arrivals heap up
+    that came evenly.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    except PermissionError:
+        return False
+    return True
+
+
 # -- the vendor --------------------------------------------------------------------------------
 @dataclass(slots=True)
 class Sandbox:
@@ -211,8 +225,9 @@ _FILL = """
           FROM generate_series(%s::int, %s::int) AS i JOIN target ON target.place = i %% %s + 1
         RETURNING id, tenant_id, phone, name
     )
-    INSERT INTO messaging_message (tenant_id, lane_id, broadcast_id, step_id, contact_id, phone, parameters, state,
-                                   due_at, attempts, error_code, error_detail, wamid, vendor_status, created_at)
+    INSERT INTO messaging_message (tenant_id, lane_id, broadcast_id, step_id, contact_id, phone, parameters,
+                                   state, due_at, attempts, error_code, error_detail, wamid, vendor_status,
+                                   created_at)
     SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), 'queued',
            now(), 0, '', '', '', '', now()
       FROM contact JOIN target USING (tenant_id) ORDER BY contact.id"""
@@ -237,13 +252,14 @@ class Sending:
     def pid(self) -> int:
         return self.process.pid
 
-    def watch(self, every: float = 0.5) -> None:
-        """Note its memory until it ends."""
-        while self.process.poll() is None:
+    def watch(self, *, seconds: float, every: float = 0.5) -> None:
+        """Note its memory until it ends, for at most so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
             self._note_memory()
             time.sleep(every)
 
-    def ended(self, *, seconds: float = 600.0) -> dict[str, Any]:
+    def ended(self, *, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until it ends by itself, and return its report."""
         out, err = self.process.communicate(timeout=seconds)
         if self.process.returncode:

@@ -25,12 +25,13 @@ class Pacer:
     before it counts as fully used, so that a lane that changes hands keeps its spacing.
     """
 
-    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now")
+    __slots__ = ("_begun", "_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now")
 
     def __init__(self, rate: float | None, *, start: float, rate_now: float | None = None) -> None:
         self.rate = rate
         self.rate_now = min(rate_now or rate, rate) if rate else None
         self._next = start
+        self._begun = False
         self._recovered_at = start
         self._slowed_at = start - 1.0
         self._limit = max(1, int(rate)) if rate else 0
@@ -43,7 +44,10 @@ class Pacer:
         """Take the next slot and say when it is."""
         if self.rate_now is None:
             return now
-        slot = max(self._next, now - CATCH_UP)
+        # What the first send waited for, e.g. the claim, is nothing to catch up on: a burst would come
+        # back every second, since each send waits for the one a second before it.
+        slot = max(self._next, now - CATCH_UP if self._begun else now)
+        self._begun = True
         self._next = slot + (1 + SLACK) / self.rate_now
         return slot
 
