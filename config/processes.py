@@ -21,7 +21,9 @@ def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:
     if not settings.DEBUG:
         command += ["--static-path-route", f"/{settings.STATIC_URL.strip('/')}"]
         command += ["--static-path-mount", str(settings.STATIC_ROOT)]
-    return Child("web", command, env or {})
+    # 0.0.0.0 is where to listen, and no address to ask
+    asked = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return Child("web", command, env or {}, address=f"http://{asked}:{port}/health/live")
 
 
 def clusters(env: Mapping[str, str] | None = None) -> list[Child]:

@@ -19,12 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final
 
+import httpx
+
 from config.guardian import end_groups
 from config.localpg import PROJECT
 from engine.stopping import STOP_FD
 
 GRACE_SECONDS: Final = 8.0
+LOOK_SECONDS: Final = 15.0
 WEDGED_SECONDS: Final = 180.0
+UNANSWERED_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 5.0
 BACKOFF: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_SECONDS: Final = 60.0  # one that ran this long starts over at the shortest wait
 
@@ -62,18 +67,23 @@ def free_port(host: str, wanted: int) -> int:
 
 @dataclass(slots=True)
 class Child:
-    """One process to keep running. `cluster` names the heartbeat that shows it works, if it has one."""
+    """One process to keep running.
+
+    What shows that it works: `cluster` names its heartbeat, `address` answers 200 over HTTP.
+    """
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     cluster: str = ""
+    address: str = ""
 
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
     failures: int = 0
     restarts: int = 0
+    silent_since: float | None = None
 
 
 class Supervisor:
@@ -114,9 +124,9 @@ class Supervisor:
                     self._start(child)
             elif child.process.poll() is not None:
                 self._bury(child)
-        if self.heartbeats and now - self._looked_at > 15:
+        if now - self._looked_at > LOOK_SECONDS:
             self._looked_at = now
-            self._end_wedged(self.heartbeats())
+            self._end_wedged(self.heartbeats() if self.heartbeats else {})
 
     def stop(self, *, grace: float = GRACE_SECONDS) -> None:
         """End every child: each leader is asked, and after `grace` seconds what is left is killed.
@@ -147,7 +157,7 @@ class Supervisor:
             pass_fds=[self._stop_pipe[0]],
             start_new_session=True,
         )
-        child.started_at = time.monotonic()
+        child.started_at, child.silent_since = time.monotonic(), None
         self._tell_guardian("+", child.process.pid)
         assert child.process.stdout is not None
         threading.Thread(target=self._read, args=(child.name, child.process.stdout), daemon=True).start()
@@ -183,17 +193,32 @@ class Supervisor:
         self.say("run", f"{child.name} ended ({how}); starting it again in {wait:g} s")
 
     def _end_wedged(self, ages: Mapping[str, float]) -> None:
-        """End the clusters that have not beaten for three minutes; `watch` then starts them again.
+        """End what runs and does not work any more; `watch` then starts it again.
 
-        django-q2 stops without a word when a worker dies at the wrong moment (docs/operating.md).
+        A cluster that has not beaten for three minutes: django-q2 stops without a word when a worker dies
+        at the wrong moment (docs/operating.md). A server that has not answered for half a minute.
         """
+        now = time.monotonic()
         for child in self.children:
-            if not child.cluster or child.process is None:
+            if child.process is None:
                 continue
-            silent = min(ages.get(child.cluster, float("inf")), time.monotonic() - child.started_at)
-            if silent > WEDGED_SECONDS:
+            silent, allowed = 0.0, WEDGED_SECONDS
+            if child.cluster and self.heartbeats:
+                silent = min(ages.get(child.cluster, float("inf")), now - child.started_at)
+            elif child.address:
+                silent, allowed = self._silence(child, now), UNANSWERED_SECONDS
+            if silent > allowed:
                 self.say("run", f"{child.name} has shown no sign of work for {silent:.0f} s: ending it")
                 end_groups({child.process.pid}, grace=2)
+
+    def _silence(self, child: Child, now: float) -> float:
+        """Ask a server whether it is there; return for how long it has not been."""
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(child.address, timeout=ANSWER_SECONDS, trust_env=False).status_code == 200:
+                child.silent_since = None
+                return 0.0
+        child.silent_since = child.silent_since or now
+        return time.monotonic() - max(child.silent_since, child.started_at)
 
     def _tell_guardian(self, sign: str, pid: int) -> None:
         if self._guardian and self._guardian.stdin:

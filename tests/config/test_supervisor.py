@@ -165,6 +165,39 @@ def test_a_cluster_without_a_heartbeat_is_ended_and_started_again(
     assert gone(helper)
 
 
+SERVER = """
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *args): pass
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("pids", os.getpid(), os.getpid(), flush=True)
+server.handle_request()
+time.sleep(600)  # it listens and does not answer
+"""
+
+
+def test_a_server_that_no_longer_answers_is_ended_and_started_again(
+    begin: Begin, lines: Lines, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("config.supervisor.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("config.supervisor.UNANSWERED_SECONDS", 0.3)
+    monkeypatch.setattr("config.supervisor.LOOK_SECONDS", 0.1)
+    command = [sys.executable, "-c", SERVER, str(port)]
+    supervisor = begin(Child("child", command, address=f"http://127.0.0.1:{port}/"))
+    until(lines.families)
+
+    def again() -> bool:
+        supervisor.watch()
+        return len(lines.families()) == 2
+
+    until(again)
+    assert gone(lines.families()[0][0])
+    assert lines.said("no sign of work")
+
+
 def test_runs_are_told_to_wind_down(begin: Begin, lines: Lines) -> None:
     code = """
     import time

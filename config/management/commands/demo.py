@@ -137,7 +137,7 @@ class Demo:
         while time.monotonic() < deadline:
             self.supervisor.watch()
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(address, timeout=5).status_code == 200:
+                if httpx.get(address, timeout=5, trust_env=False).status_code == 200:
                     return
             if any(child.restarts > 2 for child in self.children):
                 break

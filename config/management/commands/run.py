@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
@@ -15,8 +16,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
 from config.health import heartbeat_ages, unapplied_migrations
-from config.localpg import ensure_database
-from config.processes import clusters, expect_heartbeats, web
+from config.localpg import DatabaseUnavailable, ensure_database
+from config.processes import cluster_names, clusters, expect_heartbeats, web
 from config.supervisor import Child, PortTaken, Supervisor, check_port
 
 COLOURS = {"run": "1", "web": "36"}
@@ -75,16 +76,18 @@ def prepare(*, migrate: bool) -> None:
     """See that the database is as this version needs it, and that the schedules are in it."""
     if missing := unapplied_migrations():
         if not migrate:
-            raise CommandError(
-                f"{len(missing)} migrations are not applied ({missing[0]}, …): "
-                "run `manage.py migrate`, or `run --migrate`"
-            )
+            raise CommandError(f"{say_missing(missing)}: run `manage.py migrate`, or `run --migrate`")
         call_command("migrate", verbosity=0)
     call_command("sync_schedules", verbosity=0, stdout=io.StringIO())
     expect_heartbeats()
     if not settings.DEBUG and not settings.STATIC_ROOT.exists():
         call_command("collectstatic", interactive=False, verbosity=0)
     connection.close()
+
+
+def say_missing(migrations: list[str]) -> str:
+    more = f" and {len(migrations) - 1} more" if len(migrations) > 1 else ""
+    return f"migrations are not applied ({migrations[0]}{more})"
 
 
 def supervise(supervisor: Supervisor) -> None:
@@ -101,11 +104,16 @@ def supervise(supervisor: Supervisor) -> None:
 
 
 def ages() -> dict[str, float]:
-    """Read the heartbeats; when the database is away, nothing can be said against any cluster."""
+    """Read the heartbeats; when the database is away, nothing can be said against any cluster.
+
+    The embedded database is started again, should it be the one that is away.
+    """
     try:
         return heartbeat_ages()
     except DatabaseError:
-        return dict.fromkeys([settings.Q_CLUSTER["name"], *settings.QUEUES], 0.0)
+        with contextlib.suppress(DatabaseUnavailable):
+            ensure_database()
+        return dict.fromkeys(cluster_names(), 0.0)
     finally:
         connection.close()
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config.health import unapplied_migrations
-from config.management.commands.run import first_line
+from config.management.commands.run import first_line, say_missing
 from config.overview import MOST_LANES, overview
 
 SILENT_SECONDS = 180
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if missing := unapplied_migrations():
-                raise CommandError(f"{len(missing)} migrations are not applied: run `manage.py migrate`")
+                raise CommandError(f"{say_missing(missing)}: run `manage.py migrate`")
             now = overview()
         except DatabaseError as error:
             raise CommandError(f"the database does not answer: {first_line(error)}") from None
