@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 from django.http import HttpRequest
@@ -23,7 +24,7 @@ from engine.models import Heartbeat, Incident, Lane, Receipt, Run
 from engine.tokens import check_token
 from tenants.admin import ProviderTokenAdmin
 from tenants.admin_actions import object_action
-from tenants.admin_base import LedgerAdmin, PlatformAdmin, TenantModelAdmin, badge
+from tenants.admin_base import LedgerAdmin, PlatformAdmin, TenantModelAdmin, TenantModelForm, badge
 from tenants.errors import ActionRefused
 from tenants.models import ProviderToken
 
@@ -72,9 +73,20 @@ class LaneStateFilter(DropdownFilter):
         return queryset
 
 
+class LaneForm(TenantModelForm):
+    def clean_allowance(self) -> int | None:
+        allowance: int | None = self.cleaned_data["allowance"]
+        lane = self.instance
+        if allowance is not None and allowance < lane.used:
+            raise ValidationError(f"{lane.used:,} are used already in the window that runs now.")
+        return allowance
+
+
 @admin.register(Lane)
 class LaneAdmin(TenantModelAdmin):
     """The queues' page: one row for each thing that a vendor limits."""
+
+    form = LaneForm
 
     list_display = ("lane", "state", "rate", "allowance_used", "waiting", "lease", "why")
     list_filter = (LaneStateFilter, QueueFilter)
@@ -103,7 +115,7 @@ class LaneAdmin(TenantModelAdmin):
     )
     readonly_fields = (
         *("queue", "name", "token", "state", "why"),
-        *("rate_now", "used", "window_ends_at"),
+        *("rate_per_second", "rate_now", "used", "window_ends_at"),  # a sender sets its lane's rate
         *("lease", "holder", "fence", "leased_until", "last_error"),
     )
 
@@ -130,16 +142,15 @@ class LaneAdmin(TenantModelAdmin):
 
     @display(
         description="state",
-        label={"free": "success", "paused": "warning", "refused": "danger", "slowed": "info"},
+        label={"free": "success", "paused": "warning", "vendor refuses": "danger", "slowed": "info"},
     )
-    def state(self, lane: Lane) -> tuple[str, str]:
+    def state(self, lane: Lane) -> str:
         if lane.paused_at:
-            return "paused", "paused"
+            return "paused"
         if lane.breaker == Lane.Breaker.OPEN:
-            return "refused", "vendor refuses"
-        if lane.rate_now and lane.rate_per_second and lane.rate_now < lane.rate_per_second:
-            return "slowed", "slowed"
-        return "free", "free"
+            return "vendor refuses"
+        slowed = lane.rate_now and lane.rate_per_second and lane.rate_now < lane.rate_per_second
+        return "slowed" if slowed else "free"
 
     @display(description="rate", ordering="rate_per_second")
     def rate(self, lane: Lane) -> str:

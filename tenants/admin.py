@@ -210,6 +210,7 @@ class ProviderTokenAdmin(TenantModelAdmin):
         if secret := form.cleaned_data["secret"]:
             obj.secret = secret
             obj.last_error = ""
+            form.changed_data += ["sealed_secret", "last_error"]
         super().save_model(request, obj, form, change)
         if not change:
             messages.info(request, "Press “Check now” to ask the vendor whether it works.")

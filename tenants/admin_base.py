@@ -20,6 +20,7 @@ from unfold.admin import ModelAdmin, StackedInline, TabularInline
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 from unfold.forms import PaginationInlineFormSet
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from tenants.admin_actions import ObjectActions, page
 from tenants.admin_roles import Role, RolePermissions, sees_all_tenants
@@ -133,6 +134,7 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
     """
 
     form: Any = TenantModelForm
+    formfield_overrides = {models.JSONField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 4})}}
     paginator = CappedPaginator
     show_full_result_count = False
     list_per_page = 50
@@ -166,6 +168,13 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
         form.fixed_tenant = None if scope == ALL else scope  # the factory made this class for this request
         form.refusal = request.__dict__.get("_refusal") if request.method == "POST" else None
         return form
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Write what was changed and nothing else: the engine writes other columns meanwhile."""
+        if not change:
+            obj.save()
+        elif changed := {field.name for field in obj._meta.concrete_fields} & set(form.changed_data):
+            obj.save(update_fields=changed)
 
     def changeform_view(self, request: HttpRequest, object_id: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Work inside one tenant, and show a refusal of the use case behind "Save" as an error of the form.

@@ -35,7 +35,7 @@ class MessageAdmin(LedgerAdmin):
     ordering = ("-id",)
     actions = ("mark_sent", "mark_failed")
     fieldsets = (
-        (None, {"fields": ("phone", "contact", badge(), "broadcast", "template", "text")}),
+        (None, {"fields": ("phone", "contact", "state", "broadcast", "template", "text")}),
         (
             "What the vendor said",
             {"fields": ("vendor_status", "wamid", *TIMES, "error_code", "error_detail")},

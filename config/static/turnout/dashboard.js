@@ -31,10 +31,15 @@
   };
 
   const lane = (row, platform) =>
-    h("li", {}, h("div.t-row", {}, h("a", { href: row.url }, row.name), h("span.t-dim", {}, platform ? `${row.queue} · ${row.tenant}` : row.queue), h("span.t-end", {}, badge("warning", row.why))), use(row));
+    h("li", {}, h("div.t-row", {}, h("a", { href: row.url }, row.name), h("span.t-end", {}, badge("warning", row.why))), h("div.t-dim", {}, platform ? `${row.queue} · ${row.tenant}` : row.queue), use(row));
 
   const incident = (row, platform) =>
-    h("li", {}, h("div.t-row", {}, badge(row.severity), h("a", { href: row.url }, row.summary), h("span.t-end.t-dim", {}, ago(row.opened_at))), platform && row.tenant ? h("span.t-dim", {}, row.tenant) : "");
+    h("li", {},
+      h("div.t-row", {}, badge(row.severity), platform && row.tenant ? h("span.t-dim", {}, row.tenant) : "", h("span.t-end.t-dim", {}, ago(row.opened_at))),
+      h("a", { href: row.url }, row.summary));
+
+  const cluster = (row) =>
+    h("li", {}, h("div.t-row", {}, h("span.t-strong", {}, row.name), badge(row.alive ? "done" : "lost", row.alive ? "alive" : "silent"), h("span.t-end.t-dim", {}, ago(row.at))));
 
   const queue = (row) =>
     h("tr", {},
@@ -66,19 +71,20 @@
   const show = (data) => {
     if (!data.tiles) return;
     const day = Object.values(data.day).reduce((total, n) => total + n, 0);
-    const page = [
-      ...data.tiles.map(tile),
+    const left = [
       card(7, "Broadcasts under way", "", data.broadcasts.length ? h("ul.t-rows", {}, data.broadcasts.map((row) => broadcast(row, data.platform))) : empty("campaign", "Nothing is going out. Launch a broadcast and watch it here.")),
-      h("div.t-span-5.t-stack", {},
-        card(5, "Open incidents", "", data.incidents.length ? h("ul.t-rows", {}, data.incidents.map((row) => incident(row, data.platform))) : empty("check_circle", "No incident is open.")),
-        card(5, "Lanes held back", "", data.lanes.length ? h("ul.t-rows", {}, data.lanes.map((row) => lane(row, data.platform))) : empty("fork_right", "Every lane is free to send."))),
-      card(data.platform ? 5 : 12, "Messages of the last 24 hours", `${number(day)} launched`, h("div.t-body", {}, day ? [bar(data.day, day, true), key(data.day)] : empty("chat", "No broadcast was launched in the last 24 hours."))),
+      card(7, "Messages of the last 24 hours", `${number(day)} launched`, h("div.t-body", {}, day ? [bar(data.day, day, true), key(data.day)] : empty("chat", "No broadcast was launched in the last 24 hours."))),
+    ];
+    const right = [
+      card(5, "Open incidents", "", data.incidents.length ? h("ul.t-rows", {}, data.incidents.map((row) => incident(row, data.platform))) : empty("check_circle", "No incident is open.")),
+      card(5, "Lanes held back", "", data.lanes.length ? h("ul.t-rows", {}, data.lanes.map((row) => lane(row, data.platform))) : empty("fork_right", "Every lane is free to send.")),
     ];
     if (data.platform) {
-      page.push(card(7, "Settled by hour", "all queues that call vendors", h("div.t-body", {}, chart(data.hours))));
-      page.push(card(8, "Queues", "", queues(data.queues)));
-      page.push(card(4, "Clusters", "last heartbeat", data.clusters.length ? h("ul.t-rows", {}, data.clusters.map((row) => h("li", {}, h("div.t-row", {}, h("span.t-strong", {}, row.name), badge(row.alive ? "done" : "lost", row.alive ? "alive" : "silent"), h("span.t-end.t-dim", {}, ago(row.at)))))) : empty("monitor_heart", "No cluster has reported yet.")));
+      left.push(card(7, "Settled by hour", "all queues that call vendors", h("div.t-body", {}, chart(data.hours))));
+      right.push(card(5, "Clusters", "last heartbeat", data.clusters.length ? h("ul.t-rows", {}, data.clusters.map(cluster)) : empty("monitor_heart", "No cluster has reported yet.")));
     }
+    const page = [...data.tiles.map(tile), h("div.t-span-7.t-stack", {}, left), h("div.t-span-5.t-stack", {}, right)];
+    if (data.platform) page.push(card(12, "Queues", "", queues(data.queues)));
     fill(root, page);
   };
 
