@@ -39,15 +39,15 @@ def test_the_first_filter_is_the_state(model: type[models.Model], sign_in: Any) 
 
 @pytest.mark.parametrize("who", ["staff", "member"])
 @pytest.mark.parametrize("model", OF_TENANT, ids=name_of)
-def test_a_list_asks_the_database_as_often_for_a_full_page_as_for_three_rows(
+def test_a_list_asks_the_database_as_often_for_fifteen_rows_as_for_three(
     model: type[models.Model], who: str, sign_in: Any, acme: Tenant
 ) -> None:
-    """A page holds fifty rows, so five hundred cost what a full page costs (and what the count says)."""
+    """A query per row would show; benchmarks/admin_pages.py holds the count at 1,000,000 rows as well."""
     client = sign_in() if who == "staff" else sign_in(acme, "owner")
     for _ in range(3):
         make(model, acme)
     few = queries(client, model)
-    for _ in range(admin.site._registry[model].list_per_page + 1):
+    for _ in range(12):
         make(model, acme)
     assert queries(client, model) == few
     assert few <= 25
