@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils.timezone import now
 
 from campaigns.models import Campaign
@@ -63,7 +63,7 @@ def preflight_broadcast(*, broadcast_id: int) -> Preflight:
         raise ActionRefused(f"There is no broadcast {broadcast_id}.")
     steps = _steps(broadcast)
     ctes, params = audience.ranked_sql(broadcast, steps)
-    with connection.cursor() as cursor:
+    with audience.planned_for_many() as cursor:
         cursor.execute(
             f"WITH {ctes} SELECT reason, count(*), count(*) FILTER (WHERE phone LIKE '+1%%') "
             "FROM ranked GROUP BY reason",
@@ -207,8 +207,7 @@ def _freeze(broadcast: Broadcast, steps: Sequence[BroadcastStep]) -> Launched:
              ORDER BY p.step_id, p.id
         )
         SELECT reason, count(*) FROM ranked GROUP BY reason"""
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL work_mem = '64MB'")
+    with audience.planned_for_many() as cursor:
         cursor.execute(
             sql,
             [

@@ -14,6 +14,7 @@ from django_q.models import OrmQ
 
 from campaigns.models import Contact, Segment
 from engine.models import Incident, Lane
+from messaging import audience
 from messaging.actions import (
     create_sender,
     launch_broadcast,
@@ -307,3 +308,23 @@ def test_what_cannot_go_out_when_due_is_a_draft_again_and_an_incident(acme: Tena
     assert (stuck.state, "revoked" in stuck.pause_detail) == ("draft", True)
     assert Broadcast.objects.get(tenant=globex).state == "running"
     assert Incident.objects.get().tenant_id == acme.pk
+
+
+def test_stale_statistics_cannot_turn_a_launch_into_a_loop_over_loops(acme: Tenant) -> None:
+    """Right after a first import the planner thinks that the tenant has one contact and joins by loops."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE campaigns_contact")
+        cursor.execute("ANALYZE messaging_suppression")
+    make_contacts(acme, 1000)
+    broadcast = make_broadcast(acme)
+    steps = list(broadcast.steps.select_related("template"))
+    ctes, params = audience.ranked_sql(broadcast, steps)
+    with tenant_scope(acme.pk):
+        with audience.planned_for_many() as cursor:
+            cursor.execute(f"EXPLAIN WITH {ctes} SELECT * FROM ranked", params)
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+        assert "Join" in plan
+        assert "Nested Loop" not in plan
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('enable_nestloop')")
+            assert cursor.fetchone() == ("on",)
