@@ -14,6 +14,7 @@ from django.urls import reverse
 from messaging.models import Message
 from tenants.admin_base import COUNT_CAP, CappedPaginator
 from tenants.models import Tenant
+from tenants.scope import all_tenants
 from tests import factories
 from tests.admin.test_isolation import OF_TENANT, REGISTERED, make, name_of
 
@@ -77,3 +78,21 @@ def test_a_count_stops_at_the_cap(everything: None, acme: Tenant) -> None:
     people = type(factories.ContactFactory.create(tenant=acme)).objects.all()
     assert CappedPaginator(people, 50).count == COUNT_CAP
     assert CappedPaginator(Message.objects.filter(step=step), 50).count == 0
+
+
+@pytest.mark.parametrize("state", Message.State.values)
+def test_messages_are_filtered_by_each_state(state: str, sign_in: Any, acme: Tenant, bolt: Tenant) -> None:
+    """By way of the tallies or not: what they say is where to look, not what is there."""
+    with all_tenants():
+        step = factories.BroadcastStepFactory.create(tenant=acme)
+        wanted = factories.MessageFactory.create(tenant=acme, step=step, state=state)
+        for other in Message.State.values:
+            if other != state:
+                factories.MessageFactory.create(tenant=acme, step=step, state=other)
+        factories.MessageFactory.create(tenant=bolt, state=state)
+    address = reverse("admin:messaging_message_changelist")
+    shown = sign_in(acme).get(address, {"state__exact": state}).context["cl"].result_list
+    assert [message.pk for message in shown] == [wanted.pk]
+    with all_tenants():
+        Message.objects.filter(pk=wanted.pk).update(state="read" if state != "read" else "sent")
+    assert not sign_in(acme).get(address, {"state__exact": state}).context["cl"].result_count
