@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from django.db import transaction
 from django.utils import timezone
 
 from engine.ledger import free_dead
-from engine.models import Incident, Lane
+from engine.models import Incident, Lane, Receipt
 from engine.processors import all_queues, get_queue
 from engine.runner import Runner
 from engine.schedules import enqueue
@@ -38,6 +40,17 @@ def resume_lane(*, lane_id: int) -> int:
     Incident.objects.filter(scope=f"lane:{lane_id}", ended_at=None).update(ended_at=timezone.now())
     enqueue(lane.queue)
     return 1
+
+
+@transaction.atomic
+def retry_receipts(*, receipt_ids: Collection[int]) -> int:
+    """Apply webhooks again that were given up on or wait for their next attempt; returns how many."""
+    retried = Receipt.objects.filter(pk__in=receipt_ids, applied_at=None).update(
+        attempts=0, due_at=timezone.now()
+    )
+    if retried:
+        enqueue("events")
+    return retried
 
 
 def recover_lanes() -> tuple[int, int]:

@@ -349,6 +349,12 @@ class ReceiptAdmin(PlatformAdmin):
     fields = ("provider", "received_at", "applied_at", "due_at", "attempts", "error", "content")
     readonly_fields = fields
     ordering = ("-id",)
+    actions = ("apply_again",)
+
+    @admin.action(description="Apply the chosen webhooks again", permissions=["operate"])
+    def apply_again(self, request: HttpRequest, receipts: models.QuerySet[Receipt]) -> None:
+        retried = actions.retry_receipts(receipt_ids=list(receipts.values_list("pk", flat=True)))
+        self.message_user(request, f"{retried:,} webhooks are applied again.")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
