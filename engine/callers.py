@@ -67,15 +67,24 @@ class Callers:
 
     async def turn_to_call(self, lane: LaneDriver) -> bool:
         """Wait for the lane's next slot; False when nothing may leave any more."""
-        slot = lane.pacer.reserve(clock())
-        while True:
-            now = clock()
-            if lane.stopped or now >= lane.safe_until or lane.blocked_until - now > WAITABLE_BLOCK:
-                return False
-            wait = max(slot, lane.blocked_until) - now
-            if wait <= 0 and (wait := lane.pacer.too_early(now)) <= 0:
-                return True
-            await asyncio.sleep(min(wait, WAITABLE_BLOCK))
+        pacer = lane.pacer
+        slot = pacer.reserve(clock())
+        lane.waiting += 1
+        try:
+            while True:
+                now = clock()
+                rest = lane.blocked_until - now
+                if lane.stopped or now >= lane.safe_until or rest > WAITABLE_BLOCK:
+                    return False
+                if rest > 0:  # whoever waited through a rest lines up anew, or all would leave at once
+                    await asyncio.sleep(rest)
+                    slot = pacer.reserve(clock())
+                elif (wait := slot - now) > 0 or (wait := pacer.too_early(now)) > 0:
+                    await asyncio.sleep(min(wait, WAITABLE_BLOCK))
+                else:
+                    return True
+        finally:
+            lane.waiting -= 1
 
     def interpret(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
         """Put down what the response means, and act at once on what it means for the lane."""

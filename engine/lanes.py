@@ -26,7 +26,7 @@ BREAKER_SECONDS = 15.0
 class LaneDriver:
     """A leased lane. Times are of the event loop's clock, in seconds."""
 
-    def __init__(self, leased: Leased, *, now: float, lease_seconds: float) -> None:
+    def __init__(self, leased: Leased, *, now: float) -> None:
         self.facts = LaneFacts(leased.id, leased.tenant_id, leased.token_id, leased.name)
         self.id = leased.id
         self.token_id = leased.token_id
@@ -38,6 +38,7 @@ class LaneDriver:
         self.planned: deque[Planned] = deque()
         self.ready: deque[Planned] = deque()
         self.callers = 0
+        self.waiting = 0
         self.unsettled = 0
         self.made = 0
         self.broken_in_a_row = 0
@@ -46,10 +47,11 @@ class LaneDriver:
         self.stopped = ""
         self._per_second: float | None = None
         self._made_before = 0
-        self.extend(now, lease_seconds)
+        self.safe_until = now
 
     # -- the lease -----------------------------------------------------------------------
     def extend(self, now: float, lease_seconds: float) -> None:
+        """Go on until shortly before the lease ends, which was asked for at `now`."""
         self.safe_until = now + lease_seconds * (1 - SAFETY)
 
     def may_call(self, now: float) -> bool:

@@ -1,11 +1,11 @@
 """Keep one lane at its vendor's rate: all of it, and never more in any sliding second.
 
-Sends are spaced evenly, since a bucket that starts full sends double in its first second. A send that
-wakes late does not cost its slot: up to `CATCH_UP` seconds of missed slots are made up for. And whatever
-the event loop does, the n-th send waits until the n-th before it is a little over a second old.
+Sends are spaced evenly, since a bucket that starts full sends double in its first second. And whatever the
+event loop does, the n-th send waits until the n-th before it is a little over a second old.
 
-The vendor counts on arrival, not on departure. `SLACK` is what a request may be delayed more than the
-one a second before it without the vendor seeing one too many.
+The vendor counts on arrival, not on departure. The slack is what a request may be delayed more than the
+one a second before it without the vendor seeing one too many. It starts small, and grows when the vendor
+says that it saw too many after all: on a busy machine, or far from the vendor, more is needed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import deque
 
 SLACK = 0.006
-CATCH_UP = 0.05
-RECOVERY_SECONDS = 60.0
-"""How long a halved rate takes to grow back from nothing to the full rate, a little each second."""
+MOST_SLACK = 0.05
+RECOVERY_SECONDS = 30.0
+"""How long a rate takes to grow back from nothing to the full rate, a little each second."""
 
 
 class Pacer:
@@ -25,30 +25,27 @@ class Pacer:
     before it counts as fully used, so that a lane that changes hands keeps its spacing.
     """
 
-    __slots__ = ("_begun", "_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now")
+    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now", "slack")
 
     def __init__(self, rate: float | None, *, start: float, rate_now: float | None = None) -> None:
         self.rate = rate
         self.rate_now = min(rate_now or rate, rate) if rate else None
+        self.slack = SLACK
         self._next = start
-        self._begun = False
         self._recovered_at = start
         self._slowed_at = start - 1.0
         self._limit = max(1, int(rate)) if rate else 0
         self._recent: deque[float] = deque(maxlen=self._limit)
         if rate:
-            interval = (1 + SLACK) / max(rate, 1.0)
+            interval = (1 + self.slack) / max(rate, 1.0)
             self._recent.extend(start - interval * k for k in range(self._limit, 0, -1))
 
     def reserve(self, now: float) -> float:
         """Take the next slot and say when it is."""
         if self.rate_now is None:
             return now
-        # What the first send waited for, e.g. the claim, is nothing to catch up on: a burst would come
-        # back every second, since each send waits for the one a second before it.
-        slot = max(self._next, now - CATCH_UP if self._begun else now)
-        self._begun = True
-        self._next = slot + (1 + SLACK) / self.rate_now
+        slot = max(self._next, now)
+        self._next = slot + (1 + self.slack) / self.rate_now
         return slot
 
     def too_early(self, now: float) -> float:
@@ -67,6 +64,7 @@ class Pacer:
         if self.rate_now is not None and self.rate is not None and now - self._slowed_at >= 1.0:
             self.recover(now)
             self._slowed_at = now
+            self.slack = min(self.slack + SLACK, MOST_SLACK)
             self.rate_now = max(self.rate_now / 2, min(self.rate, 1.0))
 
     def recover(self, now: float) -> None:
@@ -80,11 +78,11 @@ class Pacer:
         """Say from when another pacer may take over as if it had sent evenly up to then."""
         if self.rate is None:
             return now
-        interval = (1 + SLACK) / max(self.rate, 1.0)
+        interval = (1 + self.slack) / max(self.rate, 1.0)
         sent = enumerate(reversed(self._recent), start=1)
         return max(now, self._next, *(at + interval * k for k, at in sent))
 
     @property
     def _span(self) -> float:
         """The sliding second; longer for rates below one."""
-        return (1 + SLACK) / min(self.rate or 1.0, 1.0)
+        return (1 + self.slack) / min(self.rate or 1.0, 1.0)

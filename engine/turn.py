@@ -173,7 +173,8 @@ class Turn:
             self.renewed_at = now
             self.keep(look, now)
         for leased in look.taken:
-            self.lanes[leased.id] = LaneDriver(leased, now=now, lease_seconds=settings.LEASE_SECONDS)
+            lane = self.lanes[leased.id] = LaneDriver(leased, now=self.looked_at)
+            lane.extend(now, settings.LEASE_SECONDS)
         self.report.lanes = max(self.report.lanes, len(self.lanes))
         self.sort_flows(look)
         await self.tell_drained()
@@ -273,11 +274,9 @@ class Turn:
         chosen: list[tuple[LaneDriver, list[Planned]]] = []
         reserve: dict[int, int] = {}
         for lane in self.lanes.values():
-            if lane.planned and lane.may_call(now) and len(lane.ready) <= lane.slice // 2:
-                calls = [
-                    lane.planned.popleft()
-                    for _ in range(min(len(lane.planned), lane.slice - len(lane.ready)))
-                ]
+            room = lane.slice - len(lane.ready) - lane.waiting
+            if lane.planned and lane.may_call(now) and room >= lane.slice / 2:
+                calls = [lane.planned.popleft() for _ in range(min(len(lane.planned), room))]
                 chosen.append((lane, calls))
                 if lane.has_allowance and len(calls) > lane.reserved:
                     reserve[lane.id] = len(calls) - lane.reserved
