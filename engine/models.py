@@ -126,6 +126,8 @@ class Run(models.Model):
             models.Index(fields=["queue", "-id"], name="run_latest"),
             # the supervisor closes runs whose process died
             models.Index(fields=["beat_at"], name="run_open", condition=Q(state="running")),
+            # what went wrong, in the admin: few among many
+            models.Index(fields=["-id"], name="run_wrong", condition=Q(state__in=["failed", "lost"])),
         ]
 
     def __str__(self) -> str:

@@ -168,6 +168,21 @@ class ObjectActions:
         return reverse(name, args=(quote(obj.pk),))
 
 
+def act_on_each(
+    model_admin: Any, request: HttpRequest, rows: list[Any], act: Callable[[Any], Any], done: str
+) -> None:
+    """Do one verb to each of some rows; tell how many it was done to, and why not to the others."""
+    count = 0
+    for row in rows:
+        try:
+            act(row)
+        except ActionRefused as refusal:
+            model_admin.message_user(request, f"{row}: {refusal.reason}", messages.ERROR)
+        else:
+            count += 1
+    model_admin.message_user(request, f"{count} {done}.", messages.SUCCESS if count else messages.WARNING)
+
+
 def page(
     model_admin: Any, request: HttpRequest, template: str, title: str, **context: Any
 ) -> TemplateResponse:

@@ -42,7 +42,9 @@ def make(model: type[models.Model], tenant: Tenant, mark: str = "") -> models.Mo
         row: models.Model = factory.create(tenant=tenant)
         if mark:
             text = f"{mark}-{row.pk}"
-            marked = [f.name for f in model._meta.fields if f.name in MARKED and f.max_length >= len(text)]
+            marked = [
+                f.name for f in model._meta.fields if f.name in MARKED and (f.max_length or 0) >= len(text)
+            ]
             model._base_manager.filter(pk=row.pk).update(**dict.fromkeys(marked, text))
         return row
 

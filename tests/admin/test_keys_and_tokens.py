@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from engine import admin as engine_admin
+from engine.admin import tokens
 from providers.base import Standing
 from tenants import keys
 from tenants.models import ApiKey, Membership, ProviderToken, Tenant
@@ -93,7 +93,7 @@ def test_the_vendor_is_asked_outside_any_transaction(sign_in: Any, monkeypatch: 
         inside.append(connection.in_atomic_block)
         return Standing.ACTIVE, "all is well"
 
-    monkeypatch.setattr(engine_admin, "check_token", ask)
+    monkeypatch.setattr(tokens, "check_token", ask)
     address = reverse("admin:tenants_providertoken_act", args=(token.pk, "check_now"))
     answer = owner.post(address, follow=True)
     assert inside == [False]
