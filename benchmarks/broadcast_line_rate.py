@@ -33,7 +33,8 @@ def usual_seconds(vendor: Sandbox, url: str, lane: int, address: str) -> float:
                 started = time.monotonic()
                 while rows := db.execute(
                     "UPDATE messaging_message SET state = 'sending' WHERE id IN (SELECT id"
-                    " FROM messaging_message WHERE lane_id = %s AND state = 'queued' ORDER BY id LIMIT %s) RETURNING id, phone",
+                    " FROM messaging_message WHERE lane_id = %s AND state = 'queued' ORDER BY id LIMIT %s)"
+                    " RETURNING id, phone",
                     [lane, GROUP],
                 ).fetchall():
                     calls = [

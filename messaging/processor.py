@@ -20,9 +20,6 @@ from providers import whatsapp
 from providers.base import Failed, Hold, Outcome, Reply, Response, Scope, Throttled
 from tenants.secrets import decrypt
 
-SEND_TIMEOUT = 20.0
-"""Seconds for the whole exchange: a run must end well before django-q2 would end it."""
-
 State = Message.State
 Channel = Suppression.Channel
 
@@ -138,7 +135,7 @@ class MessageProcessor(Processor):
             language=step.language,
             components=_components(step, item.columns["parameters"]),
             attempt=str(item.attempt),
-            timeout=SEND_TIMEOUT,
+            timeout=settings.SEND_TIMEOUT,
         )
 
     def interpret(self, planned: Planned, response: Response) -> Iterable[Settled]:
