@@ -55,18 +55,22 @@ class Callers:
         try:
             while lane.ready:
                 planned = lane.ready.popleft()
-                if not await self.turn_to_call(lane):
+                left_at = await self.turn_to_call(lane)
+                if left_at is None:
                     self.give_back(planned.items)
                     continue
+                opens = self.http.opens_connection
                 response = await send(planned.call)
+                if opens:
+                    lane.pacer.arrived_by(left_at, clock())
                 lane.made += 1
                 self.made += 1
                 interpret(lane, planned, response)
         finally:
             lane.callers -= 1
 
-    async def turn_to_call(self, lane: LaneDriver) -> bool:
-        """Wait for the lane's next slot; False when nothing may leave any more."""
+    async def turn_to_call(self, lane: LaneDriver) -> float | None:
+        """Wait for the lane's next slot. Returns when the call leaves, None if nothing may any more."""
         pacer = lane.pacer
         slot = pacer.reserve(clock())
         lane.waiting += 1
@@ -75,14 +79,14 @@ class Callers:
                 now = clock()
                 rest = lane.blocked_until - now
                 if lane.stopped or now >= lane.safe_until or rest > WAITABLE_BLOCK:
-                    return False
+                    return None
                 if rest > 0:  # whoever waited through a rest lines up anew, or all would leave at once
                     await asyncio.sleep(rest)
                     slot = pacer.reserve(clock())
                 elif (wait := slot - now) > 0 or (wait := pacer.too_early(now)) > 0:
                     await asyncio.sleep(min(wait, WAITABLE_BLOCK))
                 else:
-                    return True
+                    return now
         finally:
             lane.waiting -= 1
 

@@ -119,7 +119,8 @@ class Claims:
 
         self._give_back = f"""
             UPDATE {table} SET state = 'queued', run = NULL
-             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s AND state IN ('claimed', 'sending')"""
+             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s
+               AND state IN ('claimed', 'sending', 'in_doubt')"""
 
         self._recover = f"""
             UPDATE {table} AS m
@@ -189,7 +190,10 @@ class Claims:
         return len(cursor.execute(self._settle, parameters, prepare=True).fetchall())
 
     def give_back(self, cursor: Cursor[Any], *, run: int, ids: Sequence[int]) -> int:
-        """Return rows that certainly did not leave to the queue, as they were."""
+        """Return rows that certainly did not leave to the queue, as they were.
+
+        Those that were declared in doubt while this run stood still, too: it knows better.
+        """
         return cursor.execute(self._give_back, {"run": run, "ids": sorted(ids)}, prepare=True).rowcount
 
     def recover(

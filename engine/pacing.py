@@ -5,12 +5,13 @@ event loop does, the n-th send waits until the n-th before it is a little over a
 
 The vendor counts on arrival, not on departure. The slack is what a request may be delayed more than the
 one a second before it without the vendor seeing one too many. It starts small, and grows when the vendor
-says that it saw too many after all: on a busy machine, or far from the vendor, more is needed.
+says that it saw too many after all: on a busy machine, or far from the vendor, more is needed. A request
+that had to open its connection may be delayed far longer: it counts from its answer (`arrived_by`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 
 SLACK = 0.006
 MOST_SLACK = 0.05
@@ -35,10 +36,8 @@ class Pacer:
         self._recovered_at = start
         self._slowed_at = start - 1.0
         self._limit = max(1, int(rate)) if rate else 0
-        self._recent: deque[float] = deque(maxlen=self._limit)
-        if rate:
-            interval = (1 + self.slack) / max(rate, 1.0)
-            self._recent.extend(start - interval * k for k in range(self._limit, 0, -1))
+        interval = (1 + self.slack) / max(rate or 1.0, 1.0)
+        self._recent = [start - interval * k for k in range(self._limit, 0, -1)]  # sorted
 
     def reserve(self, now: float) -> float:
         """Take the next slot and say when it is."""
@@ -52,11 +51,18 @@ class Pacer:
         """Say how many seconds a send at `now` must still wait; at 0 it is counted as sent."""
         if self.rate_now is None:
             return 0.0
-        wait = self._recent[0] + self._span - now if len(self._recent) == self._limit else 0.0
+        wait = self._recent[0] + self._span - now
         if wait > 0:
             return wait
-        self._recent.append(now)
+        del self._recent[0]
+        insort(self._recent, now)
         return 0.0
+
+    def arrived_by(self, sent: float, now: float) -> None:
+        """Count a send from `now`, its answer, instead of from `sent`: nobody knows when it arrived."""
+        if sent in self._recent:
+            self._recent.remove(sent)
+            insort(self._recent, now)
 
     def slow_down(self, now: float) -> None:
         """Halve the rate: the vendor said that it was too much. Once a second at most, since what was in

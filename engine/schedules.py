@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.db import connection, transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.tasks import async_task
@@ -49,8 +50,11 @@ def schedules() -> list[Entry]:
     return [*ticks, *beats, *_entries]
 
 
+@transaction.atomic
 def sync_schedules() -> dict[str, int]:
     """Make django-q2's schedules those of the table: add, mend, and remove what is not in it."""
+    with connection.cursor() as cursor:  # two at once would both add what neither finds
+        cursor.execute(f"LOCK TABLE {Schedule._meta.db_table} IN SHARE ROW EXCLUSIVE MODE")
     wanted = {entry.name: entry for entry in schedules()}
     removed, _ = Schedule.objects.exclude(name__in=wanted).delete()
     counts = {"added": 0, "changed": 0, "removed": removed}

@@ -108,3 +108,12 @@ def test_each_refusal_widens_the_slack_up_to_a_limit() -> None:
     pacer.recover(1000.0)
     sent = send_many(pacer, n=400, start=1000.0)
     assert 0.94 * 80 <= 399 / (sent[-1] - sent[0]) <= 0.96 * 80
+
+
+def test_a_send_that_opened_its_connection_counts_from_its_answer() -> None:
+    pacer = Pacer(2, start=0.0)
+    assert pacer.too_early(1.1) == 0.0
+    pacer.arrived_by(1.1, 1.4)
+    assert pacer.too_early(1.6) == 0.0
+
+    assert pacer.too_early(2.2) == pytest.approx(1.4 + 1 + SLACK - 2.2)
