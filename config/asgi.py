@@ -58,7 +58,12 @@ class Application:
             else:
                 # a2wsgi takes the query for ASCII, which a client need not keep to
                 scope["query_string"] = quote(scope["query_string"], safe="!#$%&'()*+,/:;=?@[]~").encode()
-                await self.django(scope, receive, send)
+
+                # and wants a coroutine to receive by, where granian gives something awaitable
+                async def receive_by_coroutine() -> Any:
+                    return await receive()
+
+                await self.django(scope, receive_by_coroutine, send)
         elif scope["type"] == "lifespan":
             await self.live_through(receive, send)
         else:

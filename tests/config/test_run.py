@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -187,6 +188,41 @@ def test_it_serves_restarts_what_is_killed_and_leaves_nothing_behind(running: Ru
     assert running.process.wait(20) == 0, running.output.read_text()
     assert [pid for pid in everybody if not gone(pid)] == []
     assert "Traceback" not in running.output.read_text()
+
+
+@pytest.mark.slow
+def test_forms_and_bodies_reach_django_through_the_real_server(running: Running, database: str) -> None:
+    """A log-in by the form, and an API call with a body of a megabyte."""
+    manage = partial(
+        subprocess.run, env=environment(DATABASE_URL=database), cwd=PROJECT, check=True, capture_output=True
+    )
+    user = ["createsuperuser", "--noinput", "--username", "ann", "--email", "ann@example.com"]
+    manage(
+        [*MANAGE, *user],
+        env=environment(DATABASE_URL=database, DJANGO_SUPERUSER_PASSWORD="a-password-of-tests"),
+    )
+    made = manage([*MANAGE, "create_tenant", "Acme"])
+    key = json.loads(made.stdout.splitlines()[-1])["api_key"]
+    with httpx.Client(base_url=running.url, timeout=20) as browser:
+        browser.get("/admin/login/")
+        form = {
+            "username": "ann",
+            "password": "a-password-of-tests",
+            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
+            "next": "/admin/",
+        }
+        answer = browser.post("/admin/login/", data=form)
+        assert (answer.status_code, answer.headers.get("location")) == (302, "/admin/")
+        assert browser.get("/admin/").status_code == 200
+
+    rows = [{"external_id": f"c{n}", "phone": "+447911123456", "name": "x" * 180} for n in range(5_000)]
+    answer = httpx.post(
+        running.url + "/api/v1/contacts/import/",
+        json=rows,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+    assert (answer.status_code, answer.json()["created"]) == (200, 5_000)
 
 
 @pytest.mark.slow
