@@ -58,21 +58,22 @@ class Receipts:
         """Apply what is due until the deadline, or until nothing is left."""
         report, started = Report("events"), time.monotonic()
         deadline, busy_at = started + seconds, started
-        with all_tenants():
-            while (now := time.monotonic()) < deadline and not stop_asked():
-                try:
-                    found = self.apply_batch(report)
-                except OperationalError as error:  # a deadlock or a database restart: the batch is as it was
-                    logger.warning("database away, trying again", queue="events", error=str(error))
-                    connection.close()
-                    found = 0
-                if found:
-                    busy_at = now
-                    continue
-                if until_empty or now - busy_at > idle_seconds:
-                    break
+        while (now := time.monotonic()) < deadline and not stop_asked():
+            try:
+                found = self.apply_batch(report)
+            except OperationalError as error:  # a deadlock or a database restart: the batch is as it was
+                logger.warning("database away, trying again", queue="events", error=str(error))
+                connection.close()
+                found = 0
+            except KeyboardInterrupt:  # likewise
+                break
+            if found:
+                busy_at = now
+            elif until_empty or now - busy_at > idle_seconds:
+                break
+            else:
                 time.sleep(POLL_SECONDS)
-            report.remaining = self.waiting()
+        report.remaining = self.waiting()
         report.seconds = time.monotonic() - started
         if successor and report.remaining and time.monotonic() >= deadline:
             successor()
@@ -84,7 +85,7 @@ class Receipts:
 
     def apply_batch(self, report: Report) -> int:
         """Lock and apply the oldest due receipts. Returns how many there were."""
-        with transaction.atomic():
+        with all_tenants(atomic=True):
             due = Receipt.objects.filter(
                 applied_at=None, due_at__lte=timezone.now(), attempts__lt=MOST_ATTEMPTS
             )

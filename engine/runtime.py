@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import uvloop
-from django.db import connection, transaction
+from django.db import connection
 from psycopg import Cursor
 
 from providers.http import Http
@@ -36,7 +36,7 @@ class DatabaseThread:
 
         def in_transaction() -> T:
             connection.close_if_unusable_or_obsolete()
-            with all_tenants(), transaction.atomic():
+            with all_tenants(atomic=True):
                 return work(*args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, in_transaction)

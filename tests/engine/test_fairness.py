@@ -65,7 +65,7 @@ def test_a_lane_is_never_given_more_than_it_can_do_soon() -> None:
             "seconds_left": 50.0,
             **changes,
         }
-        return window(**facts)  # type: ignore[arg-type]
+        return window(**facts)
 
     assert rows() == 160
     assert rows(seconds_left=0.5) == 40, "what it can do before its deadline"

@@ -167,6 +167,7 @@ def test_a_vendor_that_cannot_be_reached_rests_the_lane(make_lane: MakeLane) -> 
 
     lane.refresh_from_db()
     assert lane.breaker == "open"
+    assert lane.open_until is not None
     assert lane.open_until > timezone.now()
     assert "failed in a row" in lane.last_error
     assert report.calls < 60, "it does not use up everybody's attempts"
