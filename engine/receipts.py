@@ -58,21 +58,16 @@ class Receipts:
         """Apply what is due until the deadline, or until nothing is left."""
         report, started = Report("events"), time.monotonic()
         deadline, busy_at = started + seconds, started
-        while (now := time.monotonic()) < deadline and not stop_asked():
-            try:
-                found = self.apply_batch(report)
-            except OperationalError as error:  # a deadlock or a database restart: the batch is as it was
-                logger.warning("database away, trying again", queue="events", error=str(error))
-                connection.close()
-                found = 0
-            except KeyboardInterrupt:  # likewise
-                break
-            if found:
-                busy_at = now
-            elif until_empty or now - busy_at > idle_seconds:
-                break
-            else:
-                time.sleep(POLL_SECONDS)
+        try:
+            while (now := time.monotonic()) < deadline and not stop_asked():
+                if self.try_batch(report):
+                    busy_at = now
+                elif until_empty or now - busy_at > idle_seconds:
+                    break
+                else:
+                    time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            logger.info("interrupted; the batch in hand stays as it was", queue="events")
         report.remaining = self.waiting()
         report.seconds = time.monotonic() - started
         if successor and report.remaining and time.monotonic() >= deadline:
@@ -82,6 +77,15 @@ class Receipts:
     def waiting(self) -> int:
         """Count the receipts still to be applied; those given up on are not."""
         return Receipt.objects.filter(applied_at=None, attempts__lt=MOST_ATTEMPTS).count()
+
+    def try_batch(self, report: Report) -> int:
+        """Apply a batch; after a deadlock or a database restart it is as it was, and tried again."""
+        try:
+            return self.apply_batch(report)
+        except OperationalError as error:
+            logger.warning("database away, trying again", queue="events", error=str(error))
+            connection.close()
+            return 0
 
     def apply_batch(self, report: Report) -> int:
         """Lock and apply the oldest due receipts. Returns how many there were."""
