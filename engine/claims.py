@@ -17,6 +17,9 @@ from psycopg import Cursor
 from engine.processors import Item, Processor, Stale
 
 LANES = "engine_lane"
+IN_HAND = "m.state IN ('claimed', 'sending', 'in_doubt')"
+"""A row that is still the run's to decide. In doubt as well: it was never called for again, so a late answer
+is the truth."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,13 +33,13 @@ class Flow:
 
 @dataclass(slots=True)
 class Settlement:
-    """What one row becomes. `delay` in seconds moves its due time; `forget` drops the attempt, since it
-    certainly did nothing."""
+    """What one row becomes. `delay` in seconds moves its due time; `attempts` are those used up by now, None
+    for no more than before; `forget` drops the attempt's name, since it certainly did nothing."""
 
     id: int
     state: str
     delay: float | None = None
-    attempts_used: int = 0
+    attempts: int | None = None
     code: str = ""
     detail: str = ""
     forget: bool = False
@@ -91,31 +94,32 @@ class Claims:
                AND {runnable}
             RETURNING m.id"""
 
-        stamps = ""
-        if processor.done_stamp:
-            stamps += (
-                f", {processor.done_stamp} = CASE WHEN r.state = '{processor.done_state}' THEN now() END"
+        stamps = "".join(
+            f", {column} = CASE WHEN r.state = '{state}' AND {mine} THEN now() ELSE m.{column} END"
+            for column, state, mine in (
+                (processor.done_stamp, processor.done_state, f"m.{processor.done_stamp} IS NULL"),
+                (processor.failed_stamp, processor.failed_state, IN_HAND),
             )
-        if processor.failed_stamp:
-            stamps += (
-                f", {processor.failed_stamp} = CASE WHEN r.state = '{processor.failed_state}' THEN now() END"
-            )
+            if column
+        )
         self._results = dict(processor.results)
         result_arrays = "".join(f", %({name})s::{kind}[]" for name, kind in self._results.items())
         result_names = "".join(f", {name}" for name in self._results)
         result_sets = "".join(f", {name} = coalesce(r.{name}, m.{name})" for name in self._results)
         self._settle = f"""
             UPDATE {table} AS m
-               SET state = r.state,
+               SET state = CASE WHEN {IN_HAND} THEN r.state ELSE m.state END,
                    due_at = coalesce(now() + r.delay * interval '1 second', m.due_at),
-                   attempts = m.attempts + r.used, error_code = r.code, error_detail = r.detail,
-                   attempt = CASE WHEN r.forget THEN NULL ELSE m.attempt END,
+                   attempts = coalesce(r.attempts, m.attempts),
+                   error_code = CASE WHEN {IN_HAND} THEN r.code ELSE m.error_code END,
+                   error_detail = CASE WHEN {IN_HAND} THEN r.detail ELSE m.error_detail END,
+                   attempt = CASE WHEN r.forget AND {IN_HAND} THEN NULL ELSE m.attempt END,
                    run = CASE WHEN r.state = 'queued' THEN NULL ELSE m.run END{stamps}{result_sets}
-              FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(delays)s::float8[], %(used)s::int[],
+              FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(delays)s::float8[], %(attempts)s::int[],
                           %(codes)s::text[], %(details)s::text[], %(forget)s::bool[]{result_arrays})
-                   AS r(id, state, delay, used, code, detail, forget{result_names})
-             WHERE m.id = r.id AND m.run = %(run)s AND m.state IN ('claimed', 'sending', 'in_doubt')
-            RETURNING m.id"""
+                   AS r(id, state, delay, attempts, code, detail, forget{result_names})
+             WHERE m.id = r.id AND m.run = %(run)s
+            RETURNING m.state = r.state"""
 
         self._give_back = f"""
             UPDATE {table} SET state = 'queued', run = NULL
@@ -126,6 +130,7 @@ class Claims:
             UPDATE {table} AS m
                SET state = CASE m.state WHEN 'sending' THEN '{stale_state}' ELSE 'queued' END,
                    run = CASE WHEN m.state = 'sending' AND '{stale_state}' = 'in_doubt' THEN m.run END,
+                   attempts = m.attempts + (m.state = 'sending' AND '{stale_state}' = 'in_doubt')::int,
                    error_detail = CASE WHEN m.state = 'sending' THEN 'the process that called died meanwhile'
                                        ELSE m.error_detail END
              WHERE m.id = ANY(ARRAY(
@@ -172,7 +177,11 @@ class Claims:
         return {row[0] for row in rows}
 
     def settle(self, cursor: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> int:
-        """Write what became of the rows. Returns how many were still the run's to settle."""
+        """Write what became of the rows. Returns how many were still the run's to decide.
+
+        A webhook may have decided first; then only what it cannot know is added: the attempts, the id.
+        Doing it twice, after a commit whose answer was lost, changes nothing more.
+        """
         settlements = sorted(settlements, key=lambda s: s.id)
         fields = [s.fields or {} for s in settlements]
         parameters: dict[str, Any] = {
@@ -180,14 +189,14 @@ class Claims:
             "ids": [s.id for s in settlements],
             "states": [s.state for s in settlements],
             "delays": [s.delay for s in settlements],
-            "used": [s.attempts_used for s in settlements],
+            "attempts": [s.attempts for s in settlements],
             "codes": [s.code for s in settlements],
             "details": [s.detail for s in settlements],
             "forget": [s.forget for s in settlements],
         }
         for name in self._results:
             parameters[name] = [values.get(name) for values in fields]
-        return len(cursor.execute(self._settle, parameters, prepare=True).fetchall())
+        return sum(row[0] for row in cursor.execute(self._settle, parameters, prepare=True))
 
     def give_back(self, cursor: Cursor[Any], *, run: int, ids: Sequence[int]) -> int:
         """Return rows that certainly did not leave to the queue, as they were.

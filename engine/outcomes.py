@@ -25,7 +25,7 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
     match outcome:
         case Done(fields):
             report.done += 1
-            return Settlement(item.id, processor.done_state, attempts_used=1, fields=fields)
+            return Settlement(item.id, processor.done_state, attempts=item.attempts + 1, fields=fields)
         case Pending(after, fields):
             report.pending += 1
             return Settlement(item.id, "queued", delay=after.total_seconds(), fields=fields)
@@ -34,14 +34,18 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
             if wait is None:
                 report.failed += 1
                 return Settlement(
-                    item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail)
+                    item.id,
+                    processor.failed_state,
+                    attempts=item.attempts + 1,
+                    code=code,
+                    detail=_short(detail),
                 )
             report.retried += 1
             return Settlement(
                 item.id,
                 "queued",
                 delay=(after or wait).total_seconds(),
-                attempts_used=1,
+                attempts=item.attempts + 1,
                 code=code,
                 detail=_short(detail),
                 forget=True,
@@ -53,11 +57,11 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
         case Failed(code, detail):
             report.failed += 1
             return Settlement(
-                item.id, processor.failed_state, attempts_used=1, code=code, detail=_short(detail)
+                item.id, processor.failed_state, attempts=item.attempts + 1, code=code, detail=_short(detail)
             )
         case InDoubt(detail):
             report.in_doubt += 1
-            return Settlement(item.id, "in_doubt", attempts_used=1, detail=_short(detail))
+            return Settlement(item.id, "in_doubt", attempts=item.attempts + 1, detail=_short(detail))
         case Hold(_, _, code, detail):
             report.held += 1
             return Settlement(item.id, "queued", code=code, detail=_short(detail), forget=True)

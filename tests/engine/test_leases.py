@@ -192,10 +192,30 @@ def test_a_late_answer_settles_a_row_in_doubt_for_it_was_never_sent_again(make_l
     expire(lane)
     free_dead_letters()
     with transaction.atomic():
-        done = Settlement(letter.pk, "done", attempts_used=1, fields={"vendor_id": "v7"})
+        done = Settlement(letter.pk, "done", attempts=1, fields={"vendor_id": "v7"})
         assert claims.settle(cursor(), run=1, settlements=[done]) == 1
     letter.refresh_from_db()
     assert (letter.state, letter.vendor_id) == ("done", "v7")
+
+
+def test_a_row_that_a_webhook_decided_first_keeps_its_state_and_gains_what_only_the_answer_knows(
+    make_lane: MakeLane,
+) -> None:
+    lane = make_lane(Letters)
+    (letter,) = letters(lane, 1)
+    claims = Claims(LETTERS)
+    acquire(lane, run=1)
+    with transaction.atomic():
+        (item,) = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+        item.attempt = new_attempt(item.id, 1)
+        claims.mark(cursor(), run=1, items=[item])
+    Letter.objects.filter(pk=letter.pk).update(state="delivered")
+    done = Settlement(letter.pk, "done", attempts=1, fields={"vendor_id": "v7"})
+    for _ in range(2):  # twice: the answer to a commit may be lost
+        with transaction.atomic():
+            assert claims.settle(cursor(), run=1, settlements=[done]) == 0
+    letter.refresh_from_db()
+    assert (letter.state, letter.vendor_id, letter.attempts) == ("delivered", "v7", 1)
 
 
 def test_reads_and_beginnings_of_a_dead_run_go_back_to_the_queue(make_lane: MakeLane) -> None:
