@@ -93,7 +93,8 @@ def scratch_database(name: str) -> Iterator[str]:
 
     from config.localpg import LocalPg
 
-    server = os.environ.get("DATABASE_URL") or LocalPg().ensure().url()
+    given = os.environ.get("DATABASE_URL")
+    server = given or LocalPg().ensure().url()
     url = urlsplit(server)._replace(path=f"/bench_{name}").geturl()
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f'DROP DATABASE IF EXISTS "bench_{name}" WITH (FORCE)')
@@ -109,6 +110,7 @@ def scratch_database(name: str) -> Iterator[str]:
             call_command("migrate", verbosity=0)
             yield url
         finally:
+            os.environ["DATABASE_URL"] = given or ""
             connections.close_all()
             admin.execute(f'DROP DATABASE "bench_{name}" WITH (FORCE)')
 
