@@ -58,7 +58,7 @@ def launched(scope: None, sandbox: Running) -> Make:
             )
         launch_broadcast(broadcast_id=broadcast.pk)
         broadcast.refresh_from_db()
-        return cast(Broadcast, broadcast)
+        return cast("Broadcast", broadcast)
 
     return make
 
