@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from engine.lanes import BREAKER_AFTER, BREAKER_SECONDS, LaneDriver
 from engine.ledger import Opening, Stop, Unsettled
@@ -51,6 +52,7 @@ class Callers:
 
     async def caller(self, lane: LaneDriver) -> None:
         """Make one ready call after the other until none is left."""
+        bind_contextvars(lane=lane.facts.name, tenant=lane.facts.tenant_id)
         send, interpret = self.http.send, self.interpret
         try:
             while lane.ready:
@@ -108,7 +110,7 @@ class Callers:
                         self.react(lane, *result)
             why = "the processor gave no outcome"
         except Exception as error:
-            logger.exception("reply cannot be interpreted", queue=self.processor.queue, lane=lane.facts.name)
+            logger.exception("reply cannot be interpreted")
             why = f"{type(error).__name__}: {error}"
         if left:
             unknown: Outcome = (

@@ -12,6 +12,7 @@ import resource
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
 import uvloop
@@ -32,14 +33,18 @@ class DatabaseThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     async def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` there. A database error is raised here; the next call connects anew."""
+        """Run `work` there, in this task's context, so that its log lines name the run as ours do.
+
+        A database error is raised here; the next call connects anew.
+        """
 
         def in_transaction() -> T:
             connection.close_if_unusable_or_obsolete()
             with all_tenants(atomic=True):
                 return work(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, in_transaction)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, copy_context().run, in_transaction)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, lambda: connection.close())

@@ -14,6 +14,7 @@ from itertools import count
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
+from structlog.contextvars import bind_contextvars
 
 from engine.attempts import new_attempt
 from engine.batches import batch_size, window
@@ -90,7 +91,7 @@ class Turn:
 
     # -- the ledger's half -----------------------------------------------------------------
     async def go(self) -> Report:
-        log = logger.bind(queue=self.processor.queue)
+        bind_contextvars(queue=self.processor.queue)
         try:
             while not self.over():
                 try:
@@ -98,18 +99,18 @@ class Turn:
                 except (OperationalError, InterfaceError) as error:
                     if clock() > self.deadline + DATABASE_PATIENCE:
                         raise
-                    log.warning("database away, trying again", error=str(error))
+                    logger.warning("database away, trying again", error=str(error))
                     await asyncio.sleep(0.5)
                 await asyncio.sleep(TURN_SECONDS)
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
-            log.exception("run failed", run=self.ledger.run)
+            logger.exception("run failed")
             raise
         finally:
             self.report.seconds = clock() - self.started
             await self.finish()
         if self.report.claimed:
-            log.info("run ended", run=self.ledger.run, **self.report.as_dict())
+            logger.info("run ended", **self.report.as_dict())
         return self.report
 
     async def round(self) -> None:
@@ -166,6 +167,8 @@ class Turn:
             report=self.report,
         )
         self.looked_at, self.look_ahead = clock(), look
+        if self.ledger.run is not None:
+            bind_contextvars(run=self.ledger.run)  # the callers begun from here on inherit it
         if look.waiting is not None:
             self.counted_at, self.waiting = now, look.waiting
             self.report.batch_size = batch_size(look.waiting)
@@ -264,7 +267,7 @@ class Turn:
                 for item in items:
                     self.plan(lane, [item])
                 return
-            logger.exception("row cannot be planned", queue=self.processor.queue, row=items[0].id)
+            logger.exception("row cannot be planned", lane=lane.facts.name, row=items[0].id)
             self.callers.unsettled.outcomes.append(
                 (items[0], Failed("unplannable", f"{type(error).__name__}: {error}"))
             )
