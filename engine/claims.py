@@ -56,6 +56,10 @@ class Claims:
         columns = "".join(f", m.{name}" for name in processor.columns)
         stale_state = "in_doubt" if processor.stale is Stale.IN_DOUBT else "queued"
 
+        # Says nothing new, but the planner cannot know how many rows are a run's: without it, it reads
+        # the whole table for them, several times a second.
+        by_key = "m.id = ANY(%(ids)s::bigint[])"
+
         self._flows = f"""
             WITH RECURSIVE found AS (
                 (SELECT lane_id, {flow} AS flow, due_at FROM {table}
@@ -89,7 +93,7 @@ class Claims:
         self._mark = f"""
             UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
               FROM unnest(%(ids)s::bigint[], %(attempts)s::uuid[]) AS r(id, attempt), {LANES} AS l
-             WHERE m.id = r.id AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
+             WHERE m.id = r.id AND {by_key} AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
                AND l.id = m.lane_id AND l.holder = %(run)s AND l.leased_until > now()
                AND {runnable}
             RETURNING m.id"""
@@ -118,7 +122,7 @@ class Claims:
               FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(delays)s::float8[], %(attempts)s::int[],
                           %(codes)s::text[], %(details)s::text[], %(forget)s::bool[]{result_arrays})
                    AS r(id, state, delay, attempts, code, detail, forget{result_names})
-             WHERE m.id = r.id AND m.run = %(run)s
+             WHERE m.id = r.id AND {by_key} AND m.run = %(run)s
             RETURNING m.state = r.state"""
 
         self._give_back = f"""
