@@ -97,7 +97,7 @@ def scratch_database(name: str) -> Iterator[str]:
     server = given or LocalPg().ensure().url()
     url = urlsplit(server)._replace(path=f"/bench_{name}").geturl()
     with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f'DROP DATABASE IF EXISTS "bench_{name}" WITH (FORCE)')
+        _drop(admin, f"bench_{name}")
         admin.execute(f'CREATE DATABASE "bench_{name}"')
         os.environ["DATABASE_URL"] = url
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -112,7 +112,23 @@ def scratch_database(name: str) -> Iterator[str]:
         finally:
             os.environ["DATABASE_URL"] = given or ""
             connections.close_all()
-            admin.execute(f'DROP DATABASE "bench_{name}" WITH (FORCE)')
+            _drop(admin, f"bench_{name}")
+
+
+def _drop(admin: Any, name: str) -> None:
+    """Drop a database, however long the server's own vacuum is still busy in it."""
+    from psycopg.errors import InsufficientPrivilege
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        except InsufficientPrivilege:  # a vacuum is not ours to end
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 @dataclass(slots=True, frozen=True)

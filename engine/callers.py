@@ -21,6 +21,9 @@ from providers.http import Http
 
 logger = structlog.get_logger(__name__)
 
+MOST_AT_ONCE = 1_500
+"""Calls at once over all lanes, shared out evenly. Each is a connection with its buffers, on both sides:
+this bounds a run's memory, and at a tenth of a second an answer it is more than one process can do."""
 WAITABLE_BLOCK = 2.0
 """Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
 
@@ -44,7 +47,8 @@ class Callers:
 
     def let_at(self, lane: LaneDriver) -> None:
         """Let enough callers at what is ready."""
-        for _ in range(min(len(lane.ready), lane.most_callers - lane.callers)):
+        most = min(lane.most_callers, max(MOST_AT_ONCE // len(self.lanes), 1))
+        for _ in range(min(len(lane.ready), most - lane.callers)):
             lane.callers += 1
             task = asyncio.ensure_future(self.caller(lane))
             self.tasks.add(task)
