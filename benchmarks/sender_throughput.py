@@ -95,8 +95,8 @@ def install(folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="S2, messages per CPU-second")
-    parser.add_argument("--messages", type=int, default=60_000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--messages", type=int, default=120_000)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--latency", default="0,0", help="the sandbox's, in ms: mean, standard deviation")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -8,7 +8,7 @@ BATCH_SIZES = ((5_000, 1_000), (2_000, 500), (500, 200), (0, 100))
 AHEAD_SECONDS = 2.0
 """A lane is given what it can do in this time, so that a pause or a crash leaves little in hand."""
 
-MOST_IN_HAND = 6_000
+MOST_IN_HAND = 3_000
 """Rows that one runner holds in memory over all its lanes."""
 
 

@@ -21,9 +21,9 @@ from providers.http import Http
 
 logger = structlog.get_logger(__name__)
 
-MOST_AT_ONCE = 1_500
-"""Calls at once over all lanes, shared out evenly. Each is a connection with its buffers, on both sides:
-this bounds a run's memory, and at a tenth of a second an answer it is more than one process can do."""
+MOST_AT_ONCE = 600
+"""Calls at once over all lanes, shared out evenly. Each is a connection with its buffers: they are what a
+run's memory goes to, and with answers in 150 ms these are as many as one process can keep up with."""
 WAITABLE_BLOCK = 2.0
 """Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
 
