@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from engine.batches import batch_size, window
+from engine.batches import MOST_IN_HAND, batch_size, window
 from engine.runner import Runner
 from tenants.models import Tenant
 from tests.engine.conftest import MakeLane
@@ -70,5 +70,5 @@ def test_a_lane_is_never_given_more_than_it_can_do_soon() -> None:
     assert rows() == 160
     assert rows(seconds_left=0.5) == 40, "what it can do before its deadline"
     assert rows(waiting=10, per_second=1000.0) == 100
-    assert rows(per_second=1000.0, lanes=400) == 50, "memory is shared out"
+    assert rows(per_second=1000.0, lanes=400) == MOST_IN_HAND // 400, "memory is shared out"
     assert rows(per_second=0.05, rows_per_call=100) == 100, "one call's worth at least"
