@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 from django.http import HttpRequest, HttpResponse
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, unbind_contextvars
 
 log = structlog.stdlib.get_logger("turnout.requests")
 NAME = re.compile(r"[\w.:-]{4,64}", re.ASCII)
@@ -28,15 +28,18 @@ class RequestMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         name = request_name(request.headers.get("X-Request-ID"))
-        with bound_contextvars(request=name):
-            began = time.perf_counter()
-            response = self.get_response(request)
-            log.info(
-                "request",
-                method=request.method,
-                path=request.path,
-                status=response.status_code,
-                ms=round((time.perf_counter() - began) * 1000, 1),
-            )
+        try:
+            with bound_contextvars(request=name):
+                began = time.perf_counter()
+                response = self.get_response(request)
+                log.info(
+                    "request",
+                    method=request.method,
+                    path=request.path,
+                    status=response.status_code,
+                    ms=round((time.perf_counter() - began) * 1000, 1),
+                )
+        finally:
+            unbind_contextvars("tenant", "user")  # bound on the way in, for the line above
         response.headers["X-Request-ID"] = name
         return response

@@ -7,7 +7,7 @@ row id, version, 12 bits of row id, variant, 10 bits of attempt number, 52 rando
 
 from __future__ import annotations
 
-import secrets
+import random
 from uuid import UUID
 
 _ROW_BITS = 60
@@ -22,7 +22,7 @@ def new_attempt(row_id: int, number: int) -> UUID:
         int=(row_id >> 12) << 80
         | (row_id & 0xFFF) << 64
         | (number & 0x3FF) << 52
-        | secrets.randbits(52)
+        | random.getrandbits(52)  # a name, not a secret: whoever echoes it has signed for it
         | _VERSION_AND_VARIANT
     )
 

@@ -90,7 +90,9 @@ class Callers:
                     await asyncio.sleep(rest)
                     slot = pacer.reserve(clock())
                 elif (wait := slot - now) > 0 or (wait := pacer.too_early(now)) > 0:
-                    await asyncio.sleep(min(wait, WAITABLE_BLOCK))
+                    wait = min(wait, WAITABLE_BLOCK)
+                    await asyncio.sleep(wait)
+                    pacer.woke_late(clock() - now - wait)
                 else:
                     return now
         finally:

@@ -5,8 +5,9 @@ event loop does, the n-th send waits until the n-th before it is a little over a
 
 The vendor counts on arrival, not on departure. The slack is what a request may be delayed more than the
 one a second before it without the vendor seeing one too many. It starts small, and grows when the vendor
-says that it saw too many after all: on a busy machine, or far from the vendor, more is needed. A request
-that had to open its connection may be delayed far longer: it counts from its answer (`arrived_by`).
+says that it saw too many after all. It also covers how late this process lately woke for its slots: on a
+busy machine requests leave just as late. A request that had to open its connection may be delayed far
+longer: it counts from its answer (`arrived_by`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,23 @@ class Pacer:
     before it counts as fully used, so that a lane that changes hands keeps its spacing.
     """
 
-    __slots__ = ("_limit", "_next", "_recent", "_recovered_at", "_slowed_at", "rate", "rate_now", "slack")
+    __slots__ = (
+        "_limit",
+        "_next",
+        "_recent",
+        "_recovered_at",
+        "_slowed_at",
+        "lag",
+        "rate",
+        "rate_now",
+        "slack",
+    )
 
     def __init__(self, rate: float | None, *, start: float, rate_now: float | None = None) -> None:
         self.rate = rate
         self.rate_now = min(rate_now or rate, rate) if rate else None
         self.slack = SLACK
+        self.lag = 0.0
         self._next = start
         self._recovered_at = start
         self._slowed_at = start - 1.0
@@ -44,7 +56,7 @@ class Pacer:
         if self.rate_now is None:
             return now
         slot = max(self._next, now)
-        self._next = slot + (1 + self.slack) / self.rate_now
+        self._next = slot + self._second / self.rate_now
         return slot
 
     def too_early(self, now: float) -> float:
@@ -63,6 +75,10 @@ class Pacer:
         if sent in self._recent:
             self._recent.remove(sent)
             insort(self._recent, now)
+
+    def woke_late(self, seconds: float) -> None:
+        """Note how much later than asked a caller woke; the worst is forgotten over some hundred slots."""
+        self.lag = min(max(seconds, self.lag * 0.99), MOST_SLACK)
 
     def slow_down(self, now: float) -> None:
         """Halve the rate: the vendor said that it was too much. Once a second at most, since what was in
@@ -84,11 +100,16 @@ class Pacer:
         """Say from when another pacer may take over as if it had sent evenly up to then."""
         if self.rate is None:
             return now
-        interval = (1 + self.slack) / max(self.rate, 1.0)
+        interval = self._second / max(self.rate, 1.0)
         sent = enumerate(reversed(self._recent), start=1)
         return max(now, self._next, *(at + interval * k for k, at in sent))
 
     @property
     def _span(self) -> float:
         """The sliding second; longer for rates below one."""
-        return (1 + self.slack) / min(self.rate or 1.0, 1.0)
+        return self._second / min(self.rate or 1.0, 1.0)
+
+    @property
+    def _second(self) -> float:
+        """What counts as a second, with all that may come between two requests."""
+        return 1 + self.slack + self.lag

@@ -7,6 +7,7 @@ own, so that django-q2's timeout, a signal in the main thread, ends a run at onc
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import threading
@@ -90,6 +91,7 @@ class Runtime:
 
     def _start(self) -> None:
         _allow_many_connections()
+        gc.freeze()  # what is loaded by now stays: the collector need not look at it again
         self._loop = uvloop.new_event_loop()
         self.http = Http()
         self.database = DatabaseThread()

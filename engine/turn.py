@@ -49,6 +49,7 @@ HANDOVER_SECONDS = 1.5
 LANES_AT_A_TIME = 100
 """Lanes taken per look: a second runner that looks as well gets its part."""
 MOST_LANES = 600
+DRAINED_AT_A_TIME = 20
 DATABASE_PATIENCE = 60.0
 """A run that cannot settle because the database is away tries this long past its deadline."""
 
@@ -127,6 +128,7 @@ class Turn:
             await self.feed(now)
             await self.mark(now)
         await self.release(now)
+        await self.tell_drained()
 
     def over(self) -> bool:
         if self.lanes or self.callers.unsettled or self.callers.tasks:
@@ -180,7 +182,6 @@ class Turn:
             lane.extend(now, settings.LEASE_SECONDS)
         self.report.lanes = max(self.report.lanes, len(self.lanes))
         self.sort_flows(look)
-        await self.tell_drained()
         self.hand_over(now)
 
     def keep(self, look: Look, now: float) -> None:
@@ -206,15 +207,21 @@ class Turn:
             for stopped in in_hand - look.runnable:
                 self.callers.give_back(lane.drop_flow(stopped))
 
-    async def tell_drained(self) -> None:
-        """Tell the processor of flows that have nothing left, here or in the queue."""
+    async def tell_drained(self) -> bool:
+        """Tell the processor of flows that have nothing left, here or in the queue; False when there is none.
+
+        A few at a time, since leases must be renewed and outcomes settled meanwhile.
+        """
         queued = {flow.flow for flow in self.look_ahead.flows}
-        quiet = [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued]
+        quiet = [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued][
+            :DRAINED_AT_A_TIME
+        ]
         if quiet:
             await self.database(self.ledger.drained, quiet)
             self.told_at = clock()
             for flow in quiet:
                 del self.open[flow]
+        return bool(quiet)
 
     def hand_over(self, now: float) -> None:
         if self.successor and not self.handed_over and self.lanes and now > self.deadline - HANDOVER_SECONDS:
@@ -366,8 +373,8 @@ class Turn:
         """Close the run's books; called with no lane left, or when the run broke down."""
         for task in self.callers.tasks:
             task.cancel()
-        if not self.error:
-            await self.tell_drained()
+        while not self.error and await self.tell_drained():
+            continue
         self.report.remaining, flows = await self.database(self.ledger.close, self.report, self.error)
         if self.successor and self.report.claimed and any(flow.due_in < PATIENCE_SECONDS for flow in flows):
             await self.database(self.successor)

@@ -28,7 +28,7 @@ Channel = Suppression.Channel
 class StepFacts:
     """What all messages of a step have in common."""
 
-    broadcast_id: int
+    base_url: str
     template: str
     language: str
     components: tuple[Mapping[str, Any], ...]
@@ -126,7 +126,7 @@ class MessageProcessor(Processor):
     def call(self, item: Item) -> Any:
         step = self.steps[item.flow]
         return whatsapp.send_template(
-            base_url=settings.WHATSAPP_URL,
+            base_url=step.base_url,
             version=step.version,
             phone_number_id=step.phone_number_id,
             token=step.token,
@@ -166,7 +166,7 @@ def _facts(step: BroadcastStep) -> StepFacts:
     sender, template = step.broadcast.sender, step.template
     token = sender.provider_token
     return StepFacts(
-        broadcast_id=step.broadcast_id,
+        base_url=settings.WHATSAPP_URL,
         template=template.name,
         language=template.language,
         components=tuple(template.components),

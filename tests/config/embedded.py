@@ -13,7 +13,8 @@ import psycopg
 from config.localpg import LocalPg
 
 HOLDER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
 from pathlib import Path
 from config.localpg import LocalPg
 LocalPg(Path(sys.argv[1])).ensure()

@@ -117,3 +117,14 @@ def test_a_send_that_opened_its_connection_counts_from_its_answer() -> None:
     assert pacer.too_early(1.6) == 0.0
 
     assert pacer.too_early(2.2) == pytest.approx(1.4 + 1 + SLACK - 2.2)
+
+
+def test_a_process_that_wakes_late_keeps_more_distance_and_forgets_it() -> None:
+    pacer = Pacer(80, start=0.0)
+    pacer.woke_late(0.03)
+    busy = send_many(pacer, n=160, start=0.0)
+    assert 159 / (busy[-1] - busy[0]) <= 80 / 1.025
+    for _ in range(1000):
+        pacer.woke_late(0.0)
+    calm = send_many(pacer, n=160, start=10.0)
+    assert 159 / (calm[-1] - calm[0]) >= 0.99 * 80
