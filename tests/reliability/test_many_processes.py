@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 
 import pytest
+from django.db import connection
 from django_q.models import OrmQ, Schedule
 
 from benchmarks.harness import PROJECT, fill, running, sandbox, sending
@@ -26,11 +27,12 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "config.settings"}
 @pytest.mark.slow
 def test_four_processes_and_two_ticks_share_one_number_and_keep_its_rate() -> None:
     with sandbox(latency_ms=[50, 20], rate=80) as vendor, ExitStack() as stack:
-        fill(messages=480, rate=80)
-        processes = [stack.enter_context(sending(vendor, "--until-empty")) for _ in range(4)]
+        processes = [stack.enter_context(sending(vendor, "--seconds", "20")) for _ in range(4)]
         ticks = [
             stack.enter_context(running([sys.executable, "-c", TICK], vendor, **SETTINGS)) for _ in range(2)
         ]
+        until(lambda: _connected() >= 6, seconds=60, what="everybody looks for work")
+        fill(messages=480, rate=80)
         reports = [process.ended(seconds=90) for process in processes]
         for tick in ticks:
             tick.process.wait(timeout=90)
@@ -106,6 +108,16 @@ def test_a_process_that_stood_still_past_its_lease_sends_nothing_more_on_the_lan
     # what the first process had marked is in doubt, and settled if it can still tell
     assert 1_500 - len(seen) <= states["in_doubt"] <= 150 * (0.25 + 1.0)
     assert reports[0]["done"] + reports[1]["done"] == states["accepted"]
+
+
+def _connected() -> int:
+    """Count the other processes that are in this database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        return int(cursor.fetchone()[0])
 
 
 def _holder() -> int | None:
