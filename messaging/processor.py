@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from messaging.models import BroadcastStep, Message, MessageTemplate, Suppressio
 from providers import whatsapp
 from providers.base import Failed, Hold, Outcome, Reply, Response, Scope, Throttled
 from tenants.secrets import decrypt
+
+FRESH_SECONDS = 5.0
+"""How long what is known of a step may be kept between claims."""
 
 State = Message.State
 Channel = Suppression.Channel
@@ -59,11 +63,20 @@ class MessageProcessor(Processor):
 
     def __init__(self) -> None:
         self.steps: dict[int, StepFacts] = {}
+        self.steps_from = 0.0
 
     # -- the database's part ---------------------------------------------------------------
+    def load_steps(self, step_ids: set[int]) -> None:
+        """Load what is not known, and all of it anew after `FRESH_SECONDS`: a token may have a new secret."""
+        now = time.monotonic()
+        if now - self.steps_from > FRESH_SECONDS:
+            self.steps, self.steps_from = {}, now
+        if unknown := step_ids - self.steps.keys():
+            self.steps = self.steps | _load_steps(unknown)
+
     def prepare(self, items: Sequence[Item]) -> Mapping[int, tuple[str, str]]:
-        """Load the steps afresh, and leave out whoever has been suppressed since the launch."""
-        self.steps = _load_steps({item.flow for item in items})
+        """Know the steps, and leave out whoever has been suppressed since the launch."""
+        self.load_steps({item.flow for item in items})
         suppressed = _suppressed(items)
         closed = {}
         for item in items:
