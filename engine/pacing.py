@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-SLACK = 0.004
+SLACK = 0.003
 MOST_SLACK = 0.05
 RECOVERY_SECONDS = 30.0
 """How long a rate takes to grow back from nothing to the full rate, a little each second."""
