@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import orjson
 from psycopg import Cursor
 
 from engine.processors import Item, Processor, Stale
@@ -88,7 +89,8 @@ class Claims:
                     SELECT id FROM {table}
                      WHERE lane_id = want.lane AND {flow} = want.flow AND state = 'queued' AND due_at <= now()
                      ORDER BY due_at, id LIMIT want.n FOR UPDATE SKIP LOCKED) AS pick))
-            RETURNING m.id, m.tenant_id, m.lane_id, m.{flow}, m.attempts, m.attempt, m.due_at{columns}"""
+            RETURNING m.id, m.tenant_id, m.lane_id, m.{flow}, m.attempts, m.attempt,
+                      extract(epoch FROM m.due_at)::float8{columns}"""
 
         self._mark = f"""
             UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
@@ -106,10 +108,8 @@ class Claims:
             )
             if column
         )
-        self._results = dict(processor.results)
-        result_arrays = "".join(f", %({name})s::{kind}[]" for name, kind in self._results.items())
-        result_names = "".join(f", {name}" for name in self._results)
-        result_sets = "".join(f", {name} = coalesce(r.{name}, m.{name})" for name in self._results)
+        result_types = "".join(f", {name} {kind}" for name, kind in processor.results.items())
+        result_sets = "".join(f", {name} = coalesce(r.{name}, m.{name})" for name in processor.results)
         self._settle = f"""
             UPDATE {table} AS m
                SET state = CASE WHEN {IN_HAND} THEN r.state ELSE m.state END,
@@ -119,9 +119,9 @@ class Claims:
                    error_detail = CASE WHEN {IN_HAND} THEN r.detail ELSE m.error_detail END,
                    attempt = CASE WHEN r.forget AND {IN_HAND} THEN NULL ELSE m.attempt END,
                    run = CASE WHEN r.state = 'queued' THEN NULL ELSE m.run END{stamps}{result_sets}
-              FROM unnest(%(ids)s::bigint[], %(states)s::text[], %(delays)s::float8[], %(attempts)s::int[],
-                          %(codes)s::text[], %(details)s::text[], %(forget)s::bool[]{result_arrays})
-                   AS r(id, state, delay, attempts, code, detail, forget{result_names})
+              FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(
+                   id bigint, state text, delay float8, attempts int, code text, detail text, forget bool
+                   {result_types})
              WHERE m.id = r.id AND {by_key} AND m.run = %(run)s
             RETURNING m.state = r.state"""
 
@@ -187,19 +187,20 @@ class Claims:
         Doing it twice, after a commit whose answer was lost, changes nothing more.
         """
         settlements = sorted(settlements, key=lambda s: s.id)
-        fields = [s.fields or {} for s in settlements]
-        parameters: dict[str, Any] = {
-            "run": run,
-            "ids": [s.id for s in settlements],
-            "states": [s.state for s in settlements],
-            "delays": [s.delay for s in settlements],
-            "attempts": [s.attempts for s in settlements],
-            "codes": [s.code for s in settlements],
-            "details": [s.detail for s in settlements],
-            "forget": [s.forget for s in settlements],
-        }
-        for name in self._results:
-            parameters[name] = [values.get(name) for values in fields]
+        rows = [
+            {
+                "id": s.id,
+                "state": s.state,
+                "delay": s.delay,
+                "attempts": s.attempts,
+                "code": s.code,
+                "detail": s.detail,
+                "forget": s.forget,
+                **(s.fields or {}),
+            }
+            for s in settlements
+        ]
+        parameters = {"run": run, "ids": [s.id for s in settlements], "rows": orjson.dumps(rows).decode()}
         return sum(row[0] for row in cursor.execute(self._settle, parameters, prepare=True))
 
     def give_back(self, cursor: Cursor[Any], *, run: int, ids: Sequence[int]) -> int:
