@@ -21,9 +21,11 @@ from providers.http import Http
 
 logger = structlog.get_logger(__name__)
 
-MOST_AT_ONCE = 600
-"""Calls at once over all lanes, shared out evenly. Each is a connection with its buffers: they are what a
-run's memory goes to, and with answers in 150 ms these are as many as one process can keep up with."""
+PER_SECOND = 4_000
+"""Calls that one process can make and settle."""
+FEWEST_AT_ONCE, MOST_AT_ONCE = 600, 3_000
+"""Calls at once over all lanes, shared out evenly: what the process can make a second, times how long the
+vendor takes to answer. More would only be connections, whose buffers are what a run's memory goes to."""
 WAITABLE_BLOCK = 2.0
 """Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
 
@@ -40,6 +42,7 @@ class Callers:
         self.unsettled = Unsettled()
         self.tasks: set[asyncio.Future[Any]] = set()
         self.made = 0
+        self.answer_seconds = 0.15  # smoothed
 
     def give_back(self, items: Iterable[Item]) -> None:
         """Put down rows that certainly did not leave."""
@@ -47,7 +50,8 @@ class Callers:
 
     def let_at(self, lane: LaneDriver) -> None:
         """Let enough callers at what is ready."""
-        most = min(lane.most_callers, max(MOST_AT_ONCE // len(self.lanes), 1))
+        at_once = min(max(int(PER_SECOND * self.answer_seconds), FEWEST_AT_ONCE), MOST_AT_ONCE)
+        most = min(lane.most_callers, max(at_once // len(self.lanes), 1))
         for _ in range(min(len(lane.ready), most - lane.callers)):
             lane.callers += 1
             task = asyncio.ensure_future(self.caller(lane))
@@ -69,6 +73,8 @@ class Callers:
                 response = await send(planned.call)
                 if opens:
                     lane.pacer.arrived_by(left_at, clock())
+                if isinstance(response, Reply):
+                    self.answer_seconds += (response.elapsed - self.answer_seconds) / 100
                 lane.made += 1
                 self.made += 1
                 interpret(lane, planned, response)
