@@ -47,6 +47,9 @@ def check_token(*, token_id: int) -> tuple[Standing, str]:
         raise ActionRefused(f"There is no provider token {token_id}.")
     call, module = _call(token)
     response = http.send_now(call)
+    if not isinstance(response, base.Reply) or response.status >= 500:  # says nothing about the token
+        why = f"HTTP {response.status}" if isinstance(response, base.Reply) else response.reason.rstrip(".")
+        raise ActionRefused(f"{token} could not be checked, the vendor is away: {why}. Try again later.")
     standing, words = module.read_check(response, secrets=call.secrets)
     detail = base.redact(str(words), call.secrets)[:_DETAIL]
     standing = Standing(standing)

@@ -136,7 +136,7 @@ class Turn:
         now = clock()
         if self.ending or now >= self.deadline:
             return True
-        if self.open or self.looked_at <= max(self.settled_at, self.told_at):
+        if self.quiet() or self.looked_at <= max(self.settled_at, self.told_at):
             return False  # what was settled or drained may have made more runnable: look first
         soonest = min((flow.due_in for flow in self.look_ahead.flows), default=UNTIL_EMPTY_SECONDS)
         if self.until_empty:
@@ -207,15 +207,17 @@ class Turn:
             for stopped in in_hand - look.runnable:
                 self.callers.give_back(lane.drop_flow(stopped))
 
+    def quiet(self) -> list[int]:
+        """List the flows that had rows and have none left, here or in the queue."""
+        queued = {flow.flow for flow in self.look_ahead.flows}
+        return [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued]
+
     async def tell_drained(self) -> bool:
         """Tell the processor of flows that have nothing left, here or in the queue; False when there is none.
 
         A few at a time, since leases must be renewed and outcomes settled meanwhile.
         """
-        queued = {flow.flow for flow in self.look_ahead.flows}
-        quiet = [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued][
-            :DRAINED_AT_A_TIME
-        ]
+        quiet = self.quiet()[:DRAINED_AT_A_TIME]
         if quiet:
             await self.database(self.ledger.drained, quiet)
             self.told_at = clock()

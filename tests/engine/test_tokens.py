@@ -71,8 +71,7 @@ def paused_lanes() -> list[int]:
         (graph_error(190, 460), Standing.REVOKED, True),
         (graph_error(190), Standing.REVOKED, True),
         (graph_error(80007), Standing.THROTTLED, False),
-        ((500, {}), Standing.FAILING, False),
-        (None, Standing.FAILING, False),
+        (graph_error(999), Standing.FAILING, False),
     ],
 )
 def test_what_the_vendor_says_is_kept_and_a_dead_token_pauses_its_lanes(
@@ -121,6 +120,16 @@ def test_a_secret_that_was_changed_meanwhile_is_not_judged_by_the_old_one(vendor
     vendor.answer = change_it_and_refuse
     check_token(token_id=token.pk)
     assert state_of(token) == ("active", "")
+    assert paused_lanes() == []
+
+
+@pytest.mark.parametrize("answer", [(500, {}), None], ids=["HTTP 500", "cut off"])
+def test_an_outage_says_nothing_about_the_token(vendor: Vendor, token: Any, answer: Any) -> None:
+    vendor.answer = lambda _: answer
+    before = state_of(token)
+    with pytest.raises(ActionRefused, match="could not be checked"):
+        check_token(token_id=token.pk)
+    assert state_of(token) == before
     assert paused_lanes() == []
 
 
