@@ -8,6 +8,7 @@ later ones, `Pending`, `Stale.LOOK_AGAIN`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,7 +70,7 @@ class LaneFacts:
 Settled = tuple[Item, Outcome]
 
 
-class Processor:
+class Processor(ABC):
     """A queue whose rows are settled by a vendor's replies.
 
     The pure part is `plan` and `interpret`. `prepare`, `attend` and `drained` run in the runner's one
@@ -104,23 +105,23 @@ class Processor:
         """
         return {}
 
+    @abstractmethod
     def plan(self, lane: LaneFacts, items: Sequence[Item]) -> Sequence[Planned]:
-        """Turn claimed rows into calls. Every item must be in at least one of them."""
-        raise NotImplementedError
+        """Turn claimed rows into calls. Every item must be in one of them."""
 
+    @abstractmethod
     def interpret(self, planned: Planned, response: Response) -> Iterable[Settled | Planned]:
         """Say what the reply means for the rows: an outcome each, or a further call for those left."""
-        raise NotImplementedError
 
     def rest(self, response: Response) -> Throttled | None:
         """Say for how long the vendor wants no more calls, when a reply says so beside its answer."""
         return None
 
-    def attend(self, settled: Sequence[Settled]) -> None:
+    def attend(self, settled: Sequence[Settled]) -> None:  # noqa: B027 - most queues need none
         """See to what an outcome means beyond its row. Called for every outcome but `Done`, in the
         transaction that settles it."""
 
-    def drained(self, flows: Sequence[int]) -> None:
+    def drained(self, flows: Sequence[int]) -> None:  # noqa: B027 - likewise
         """Told when a flow that had rows has none left to claim or in hand. May be told twice."""
 
     def retry_delay(self, attempts_used: int) -> timedelta | None:

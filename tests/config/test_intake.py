@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ import pytest
 from django.db import connection
 
 from config import asgi
-from engine.intake import STORE_RECEIPTS, GroupCommit, IntakeDown, IntakeFull, Nudge, database_conninfo
+from engine.intake import STORE_RECEIPTS, GroupCommit, IntakeDown, IntakeFull, database_conninfo
 from engine.models import Receipt
 from providers import whatsapp
 from tenants.models import ProviderToken, Tenant
@@ -312,45 +311,6 @@ def test_stopping_writes_what_waits_and_takes_nothing_more() -> None:
 
     assert asyncio.run(run()) == [None] * 23
     assert stored() == [b"%d" % number for number in range(23)]
-
-
-def test_a_nudge_calls_at_once_then_at_most_once_a_turn_and_never_forgets() -> None:
-    called: list[float] = []
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        nudge = Nudge(lambda: called.append(loop.time()), every=0.2)
-        nudge.start()
-        until = loop.time() + 0.5
-        while loop.time() < until:
-            nudge.ask()
-            await asyncio.sleep(0.01)
-        nudge.ask()
-        await nudge.stop()
-
-    asyncio.run(run())
-    assert 3 <= len(called) <= 5
-    assert min(late - early for early, late in pairwise(called[:-1])) >= 0.2
-
-
-def test_a_nudge_that_fails_is_logged_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
-    called: list[int] = []
-
-    def call() -> None:
-        called.append(1)
-        if len(called) == 1:
-            raise RuntimeError("no broker")
-
-    async def run() -> None:
-        nudge = Nudge(call, every=0.01)
-        nudge.start()
-        while len(called) < 2:
-            nudge.ask()
-            await asyncio.sleep(0.01)
-        await nudge.stop()
-
-    asyncio.run(asyncio.wait_for(run(), 5))
-    assert "intake cannot ask for a tick" in caplog.text
 
 
 # -- beside Django
