@@ -21,6 +21,7 @@ from engine.processors import Processor, Report
 from engine.runtime import DatabaseThread, runtime
 from engine.turn import Turn
 from providers.http import Http
+from tenants.scope import all_tenants
 
 
 class Runner:
@@ -61,9 +62,6 @@ class Runner:
             raise
 
     def waiting(self) -> int:
-        """Count the rows still to be done."""
-
-        async def work(_: Http, database: DatabaseThread) -> int:
-            return await database(Ledger(self.processor).waiting)
-
-        return runtime.start(work).result()
+        """Count the rows still to be done, in the calling thread."""
+        with all_tenants(atomic=True):
+            return Ledger(self.processor).waiting()

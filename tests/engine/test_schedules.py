@@ -1,0 +1,60 @@
+"""One table of schedules, and ticks that are part of the caller's transaction."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from django_q.models import OrmQ, Schedule
+
+from engine.models import Heartbeat
+from engine.schedules import enqueue, schedules, sync_schedules
+from engine.tasks import beat
+
+pytestmark = pytest.mark.django_db
+
+
+def test_schedules_become_those_of_the_table_and_again_changes_nothing() -> None:
+    Schedule.objects.create(name="left over", func="os.system", args="('true',)")
+    first = sync_schedules()
+    names = {entry.name for entry in schedules()}
+    assert first == {"added": len(names), "changed": 0, "removed": 1}
+    assert set(Schedule.objects.values_list("name", flat=True)) == names
+    assert sync_schedules() == {"added": 0, "changed": 0, "removed": 0}
+
+
+def test_a_schedule_that_somebody_changed_is_mended() -> None:
+    sync_schedules()
+    Schedule.objects.filter(name="watch").update(func="os.system", args="('true',)")
+    assert sync_schedules()["changed"] == 1
+    assert Schedule.objects.get(name="watch").func == "engine.tasks.watch"
+
+
+def test_every_queue_has_a_tick_and_a_heartbeat_on_its_own_cluster() -> None:
+    found = {(entry.name, entry.cluster) for entry in schedules()}
+    assert {
+        ("tick messaging", "messaging"),
+        ("beat messaging", "messaging"),
+        ("tick events", "events"),
+    } <= found
+
+
+def test_a_tick_that_waits_already_is_not_asked_for_again() -> None:
+    assert enqueue("messaging") is True
+    assert enqueue("messaging") is False
+    assert OrmQ.objects.filter(key="messaging").count() == 1
+
+
+def test_a_tick_goes_with_the_transaction_that_asked_for_it() -> None:
+    with transaction.atomic():
+        assert enqueue("messaging") is True
+        transaction.set_rollback(True)
+    assert not OrmQ.objects.exists()
+
+
+def test_a_heartbeat_is_one_row_a_cluster() -> None:
+    beat("messaging")
+    first = Heartbeat.objects.get(cluster="messaging").beat_at
+    beat("messaging")
+    assert Heartbeat.objects.get(cluster="messaging").beat_at >= first
+    assert first <= timezone.now()

@@ -1,0 +1,127 @@
+"""What the minute's watch opens and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from engine import watch
+from engine.models import Heartbeat, Incident, Lane, Receipt, Run
+from engine.receipts import MOST_ATTEMPTS
+from engine.watch import Finding, reconcile, watch_everything
+from messaging.models import Message
+from tenants.scope import all_tenants
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+LONG_AGO = timezone.now() - timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def scope(db: None) -> Iterator[None]:
+    with all_tenants():
+        yield
+
+
+def open_kinds() -> set[str]:
+    return set(Incident.objects.filter(ended_at=None).values_list("kind", flat=True))
+
+
+def poor_runs() -> Any:
+    return [factories.RunFactory(queue="messaging", done=30, failed=70)]
+
+
+def growing_queue() -> Any:
+    return [
+        factories.RunFactory(
+            queue="messaging", queue_before=20_000, queue_after=20_000, ended_at=timezone.now(), state="done"
+        )
+        for _ in range(3)
+    ]
+
+
+CASES: dict[str, tuple[str, Any, Any]] = {
+    "few calls succeed": ("success", poor_runs, lambda: Run.objects.update(started_at=LONG_AGO)),
+    "an allowance is nearly used": (
+        "allowance",
+        lambda: factories.LaneFactory(
+            allowance=200, used=180, window_ends_at=timezone.now() + timedelta(minutes=9)
+        ),
+        lambda: Lane.objects.update(used=0),
+    ),
+    "a lane is held": (
+        "lane_held",
+        lambda: factories.LaneFactory(paused_at=timezone.now(), pause_reason="spam", last_error="131048"),
+        lambda: Lane.objects.update(paused_at=None, pause_reason=""),
+    ),
+    "a dead run's lane was not taken over": (
+        "lane_stale",
+        lambda: factories.LaneFactory(holder=1, leased_until=LONG_AGO),
+        lambda: Lane.objects.update(holder=None),
+    ),
+    "a cluster is silent": (
+        "cluster_silent",
+        lambda: Heartbeat.objects.create(cluster="messaging", beat_at=LONG_AGO, process="here:1"),
+        lambda: Heartbeat.objects.update(beat_at=timezone.now()),
+    ),
+    "webhooks cannot be applied": (
+        "webhooks",
+        lambda: Receipt.objects.create(provider="whatsapp", body=b"{}", attempts=MOST_ATTEMPTS, error="?"),
+        lambda: Receipt.objects.update(applied_at=timezone.now()),
+    ),
+    "a token is dead": (
+        "token",
+        lambda: factories.ProviderTokenFactory(state="revoked"),
+        lambda: factories.tenants.ProviderToken.objects.update(state="active"),
+    ),
+    "messages stay in doubt": (
+        "in_doubt",
+        lambda: factories.MessageFactory(state="in_doubt", due_at=LONG_AGO),
+        lambda: Message.objects.update(state="delivered"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "make", "mend"), CASES.values(), ids=CASES.keys())
+def test_what_is_wrong_opens_one_incident_and_what_is_mended_ends_it(kind: str, make: Any, mend: Any) -> None:
+    watch_everything()
+    assert kind not in open_kinds()
+    make()
+    watch_everything()
+    watch_everything()
+    assert Incident.objects.filter(kind=kind, ended_at=None).count() == 1
+    mend()
+    watch_everything()
+    assert kind not in open_kinds()
+    assert Incident.objects.filter(kind=kind).exclude(ended_at=None).count() == 1
+
+
+def test_a_long_queue_is_an_incident_only_when_it_does_not_get_shorter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Long:
+        def waiting(self) -> int:
+            return 20_000
+
+    monkeypatch.setattr(watch, "all_queues", lambda: ["messaging"])
+    monkeypatch.setattr(watch, "get_queue", lambda _: Long())
+    growing_queue()
+    watch_everything()
+    assert "queue" in open_kinds()
+    Run.objects.update(queue_after=15_000)
+    watch_everything()
+    assert "queue" not in open_kinds()
+
+
+def test_findings_of_one_tenant_do_not_end_anothers() -> None:
+    first, second = factories.TenantFactory(), factories.TenantFactory()
+    both = [Finding("lane:1", "one", first.pk), Finding("lane:1", "two", second.pk)]
+    assert reconcile("test", both) == 2
+    reconcile("test", both[1:])
+    assert list(Incident.objects.filter(kind="test", ended_at=None).values_list("tenant_id", flat=True)) == [
+        second.pk
+    ]
