@@ -35,7 +35,7 @@ def send_here() -> None:
     import django
 
     django.setup()
-    from engine.tasks import run_queue
+    from engine.clock.tasks import run_queue
 
     before = resource.getrusage(resource.RUSAGE_SELF)
     report = run_queue("messaging", seconds=300, until_empty=True)

@@ -29,7 +29,7 @@ def accept(filled: Filled) -> list[tuple[str, str, str]]:
     """Bring the messages to where a runner leaves them; returns (attempt, wamid, address) of each."""
     from django.db import connection
 
-    from engine.attempts import new_attempt
+    from engine.store.attempts import new_attempt
     from messaging.models import Message
 
     address = dict(zip(filled.lanes, filled.addresses, strict=True))
@@ -88,8 +88,8 @@ def posts(sent: list[tuple[str, str, str]]) -> list[bytes]:
 
 
 def ours(bodies: list[bytes]) -> float:
+    from engine.clock.tasks import run_queue
     from engine.models import Receipt
-    from engine.tasks import run_queue
 
     Receipt.objects.bulk_create(Receipt(provider="whatsapp", body=body) for body in bodies)
     started = time.perf_counter()
@@ -106,7 +106,7 @@ def row_by_row(bodies: list[bytes]) -> float:
 
     from django.db import transaction
 
-    from engine.attempts import row_of
+    from engine.store.attempts import row_of
     from messaging.models import Message
     from tenants.scope import all_tenants
 

@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from engine import schedules
+from engine.clock import schedules
 from tenants.admin_actions import ObjectActions, object_action
 from tenants.admin_base import CappedPaginator, PlatformAdmin
 from tenants.admin_roles import Role, role_of

@@ -28,8 +28,8 @@ from config import checks, health, metrics  # noqa: E402
 from config.hot import Answer, Receive, Scope, Send, send_answer  # noqa: E402
 from config.localpg import DatabaseUnavailable, ensure_database  # noqa: E402
 from config.webhooks import WhatsAppWebhook  # noqa: E402
-from engine.intake import STORE_RECEIPTS, GroupCommit, Nudge  # noqa: E402
-from engine.schedules import enqueue  # noqa: E402
+from engine.clock.schedules import enqueue  # noqa: E402
+from engine.inbox.group_commit import STORE_RECEIPTS, GroupCommit, Nudge  # noqa: E402
 
 log = structlog.stdlib.get_logger("turnout.web")
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from django.db import connection
 
-from engine.processors import all_queues, get_queue
+from engine.processor.contract import all_queues, get_queue
 
 CAP: Final = 10_000  # counting further would say nothing more and cost ever more
 

@@ -23,7 +23,7 @@ import httpx
 
 from config.guardian import end_groups
 from config.localpg import PROJECT
-from engine.stopping import STOP_FD
+from engine.clock.stopping import STOP_FD
 
 GRACE_SECONDS: Final = 8.0
 LOOK_SECONDS: Final = 15.0

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from config.hot import Answer, ClientGone, Receive, Scope, TooLarge, header, problem, read_body
-from engine.intake import GroupCommit, IntakeDown, IntakeFull
+from engine.inbox.group_commit import GroupCommit, IntakeDown, IntakeFull
 from messaging.webhooks import TenantApp, read_tenant_apps, verify_whatsapp
 from providers import whatsapp
 from providers.base import BadSignature

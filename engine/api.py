@@ -13,8 +13,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from engine.actions.tokens import check_token
 from engine.models import Lane
-from engine.tokens import check_token
 from tenants.api.serializers import TenantSerializer
 from tenants.api.viewsets import TenantModelViewSet, TenantViewSet
 from tenants.middleware import no_transaction

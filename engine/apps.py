@@ -5,7 +5,7 @@ class EngineConfig(AppConfig):
     name = "engine"
 
     def ready(self) -> None:
-        from engine.processors import register_queue
-        from engine.receipts import Receipts
+        from engine.inbox.receipts import Receipts
+        from engine.processor.contract import register_queue
 
         register_queue("events", Receipts())

@@ -5,11 +5,11 @@ class MessagingConfig(AppConfig):
     name = "messaging"
 
     def ready(self) -> None:
-        from engine.processors import register_queue
-        from engine.receipts import register
-        from engine.runner import Runner
-        from engine.schedules import Entry, register_schedule
-        from engine.watch import register_check
+        from engine.clock.schedules import Entry, register_schedule
+        from engine.inbox.receipts import register
+        from engine.processor.contract import register_queue
+        from engine.run.runner import Runner
+        from engine.watch.checks import register_check
         from messaging.processor import MessageProcessor
         from messaging.statuses import apply_whatsapp
         from messaging.watch import long_in_doubt

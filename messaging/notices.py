@@ -11,7 +11,7 @@ import structlog
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from engine.incidents import open_incident
+from engine.watch.incidents import open_incident
 from messaging.actions import hold_broadcasts, suppress
 from messaging.models import (
     Broadcast,

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection
 
 from engine.models import Lane
-from engine.processors import Item, LaneFacts, Planned, Processor, Settled, Stale
+from engine.processor.contract import Item, LaneFacts, Planned, Processor, Settled, Stale
 from messaging.actions import advance_broadcast, hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import BroadcastStep, Message, MessageTemplate, Suppression
 from providers import whatsapp

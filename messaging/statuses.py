@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 from django.db import connection
 
-from engine.attempts import row_of
+from engine.store.attempts import row_of
 from messaging.actions import hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import Message, Suppression
 from messaging.notices import apply_notices

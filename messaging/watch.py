@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.db.models import Count
 from django.utils.timezone import now
 
-from engine.watch import Finding
+from engine.watch.checks import Finding
 from messaging.models import Message
 
 DOUBT_LASTS = timedelta(hours=1)

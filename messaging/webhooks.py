@@ -16,8 +16,8 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
-from engine.receipts import store
-from engine.schedules import enqueue
+from engine.clock.schedules import enqueue
+from engine.inbox.receipts import store
 from messaging.models import Sender
 from providers.base import BadSignature
 from providers.whatsapp import BODY_LIMIT, SIGNATURE_HEADER, handshake, verify

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
-from engine.incidents import end_incident
 from engine.models import Incident
+from engine.watch.incidents import end_incident
 from tenants.admin_actions import act_on_each, object_action
 from tenants.admin_base import LedgerAdmin, badge
 

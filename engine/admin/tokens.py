@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest
 
-from engine.tokens import check_token
+from engine.actions.tokens import check_token
 from tenants.admin import ProviderTokenAdmin
 from tenants.admin_actions import object_action
 from tenants.models import ProviderToken

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.utils.timezone import now
 
 from engine.actions import resume_lane
-from engine.schedules import enqueue
+from engine.clock.schedules import enqueue
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.failures import begin_windows
 from messaging.actions.flow import end_incidents, settle_steps

@@ -11,9 +11,9 @@ from django.db.models.lookups import IsNull
 from django.utils.timezone import now
 
 from engine.actions import pause_lane
-from engine.incidents import end_incident, open_incident
+from engine.clock.schedules import enqueue
 from engine.models import Lane
-from engine.schedules import enqueue
+from engine.watch.incidents import end_incident, open_incident
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.senders import QUEUE
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate

@@ -11,8 +11,8 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from campaigns.models import Campaign
-from engine.incidents import open_incident
-from engine.schedules import enqueue
+from engine.clock.schedules import enqueue
+from engine.watch.incidents import open_incident
 from messaging import audience
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.flow import settle_steps

@@ -13,8 +13,8 @@ from django.urls import reverse
 from django.utils.timezone import now
 from django_q.models import Schedule
 
+from engine.clock.schedules import sync_schedules
 from engine.models import Incident, Lane
-from engine.schedules import sync_schedules
 from messaging.models import Broadcast
 from tenants.models import Tenant
 from tenants.scope import all_tenants

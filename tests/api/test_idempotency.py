@@ -12,9 +12,9 @@ from django.db import connection
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
-from engine import tasks
 from engine.api import ProviderTokenSerializer
-from engine.schedules import schedules
+from engine.clock import tasks
+from engine.clock.schedules import schedules
 from tenants.actions import forget_idempotency_keys
 from tenants.api import idempotency
 from tenants.models import IdempotentRequest, ProviderToken, Tenant
@@ -184,4 +184,4 @@ def test_the_hourly_task_forgets_for_every_tenant(api: APIClient, bolts_api: API
     assert tasks.forget() == 2
     with all_tenants():
         assert IdempotentRequest.objects.get().key == "order-2"
-    assert any(entry.function == "engine.tasks.forget" for entry in schedules())
+    assert any(entry.function == "engine.clock.tasks.forget" for entry in schedules())

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from config.localpg import PROJECT
-from engine import tokens, watch
+from engine.actions import tokens
+from engine.watch import checks as watch
 from messaging.actions import flow
 
 OPERATING = (PROJECT / "docs/operating.md").read_text()

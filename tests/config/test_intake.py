@@ -14,7 +14,7 @@ import pytest
 from django.db import connection
 
 from config import asgi
-from engine.intake import STORE_RECEIPTS, GroupCommit, IntakeDown, IntakeFull, database_conninfo
+from engine.inbox.group_commit import STORE_RECEIPTS, GroupCommit, IntakeDown, IntakeFull, database_conninfo
 from engine.models import Receipt
 from providers import whatsapp
 from tenants.models import ProviderToken, Tenant

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from engine.intake import Nudge
+from engine.inbox.group_commit import Nudge
 
 
 def test_a_nudge_calls_at_once_then_at_most_once_a_turn_and_never_forgets() -> None:

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config import metrics, queues
 from config.overview import MOST_LANES, overview
-from engine.incidents import open_incident
 from engine.models import Heartbeat, Lane, Receipt, Run
+from engine.watch.incidents import open_incident
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
 

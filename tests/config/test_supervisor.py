@@ -17,7 +17,7 @@ import pytest
 from config.guardian import read_groups
 from config.localpg import PROJECT
 from config.supervisor import Child, PortTaken, Supervisor, check_port
-from engine.stopping import STOP_FD
+from engine.clock.stopping import STOP_FD
 from tests.config.processes import gone, until
 
 # Writes its own pid and its child's, then waits; {on_term} is what it does when asked to stop.
@@ -201,7 +201,7 @@ def test_a_server_that_no_longer_answers_is_ended_and_started_again(
 def test_runs_are_told_to_wind_down(begin: Begin, lines: Lines) -> None:
     code = """
     import time
-    from engine.stopping import stop_asked
+    from engine.clock.stopping import stop_asked
     print("asked", stop_asked(), flush=True)
     while not stop_asked():
         time.sleep(0.05)
@@ -220,7 +220,7 @@ def test_runs_are_told_to_wind_down(begin: Begin, lines: Lines) -> None:
 
 @pytest.mark.parametrize("value", ["", "nonsense", "987654"])
 def test_without_a_supervisor_nobody_asks(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.stopping import stop_asked
+    from engine.clock.stopping import stop_asked
 
     monkeypatch.setenv(STOP_FD, value)
     assert not stop_asked()

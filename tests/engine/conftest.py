@@ -9,8 +9,8 @@ import pytest
 from django.db import connection
 
 from engine.models import Lane, Run
-from engine.processors import Processor
-from engine.runtime import runtime
+from engine.processor.contract import Processor
+from engine.run.runtime import runtime
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import ALL_ROWS_ROLE, all_tenants
 from tests.engine.queues import MODELS

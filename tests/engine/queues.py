@@ -16,7 +16,7 @@ import orjson
 from django.db import models
 
 from engine.models import QueueItem
-from engine.processors import Item, LaneFacts, Planned, Processor, Settled, Stale
+from engine.processor.contract import Item, LaneFacts, Planned, Processor, Settled, Stale
 from providers.base import (
     Call,
     Done,

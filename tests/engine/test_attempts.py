@@ -4,7 +4,7 @@ from uuid import RFC_4122, uuid4
 
 import pytest
 
-from engine.attempts import new_attempt, number_of, row_of
+from engine.store.attempts import new_attempt, number_of, row_of
 
 
 @pytest.mark.parametrize("row", [0, 1, 4095, 4096, 123_456_789, (1 << 60) - 1])

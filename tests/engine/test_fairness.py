@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from engine.batches import MOST_IN_HAND, batch_size, window
-from engine.runner import Runner
+from engine.run.batches import MOST_IN_HAND, batch_size, window
+from engine.run.runner import Runner
 from tenants.models import Tenant
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Letter, Letters

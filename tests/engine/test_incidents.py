@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from engine.incidents import TELLER, end_incident, open_incident, tell_incidents
 from engine.models import Incident
+from engine.watch.incidents import TELLER, end_incident, open_incident, tell_incidents
 from tenants.models import Tenant
 
 incidents = Incident._base_manager

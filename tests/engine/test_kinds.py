@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.attempts import row_of
 from engine.models import Run
-from engine.runner import Runner
+from engine.run.runner import Runner
+from engine.store.attempts import row_of
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Check, Checks, Export, Exports, Letter, Letters
 from tests.engine.vendor import Request, Vendor

@@ -11,15 +11,15 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from engine import leases
 from engine.actions import pause_lane, recover_lanes, resume_lane
-from engine.attempts import new_attempt
-from engine.claims import Claims, Settlement
-from engine.ledger import free_dead
 from engine.models import Lane, Run
-from engine.processors import register_queue
-from engine.runner import Runner
-from engine.runtime import cursor
+from engine.processor.contract import register_queue
+from engine.run.runner import Runner
+from engine.run.runtime import cursor
+from engine.store import leases
+from engine.store.attempts import new_attempt
+from engine.store.claims import Claims, Settlement
+from engine.store.ledger import free_dead
 from tenants.errors import ActionRefused
 from tenants.scope import all_tenants
 from tests.engine.conftest import MakeLane
@@ -244,7 +244,7 @@ def test_the_minutes_watch_frees_lanes_that_nobody_asks_for(make_lane: MakeLane)
         expire(lane)
         assert recover_lanes() == (0, 2)
     finally:
-        from engine import processors
+        from engine.processor import contract as processors
 
         del processors._queues["letters"]
 
@@ -321,7 +321,7 @@ def test_a_paused_lane_sends_nothing_until_it_is_resumed(make_lane: MakeLane, ve
         assert resume_lane(lane_id=lane.pk) == 1
         assert Runner(Letters(vendor.url)).run(seconds=5, until_empty=True).done == 3
     finally:
-        from engine import processors
+        from engine.processor import contract as processors
 
         del processors._queues["letters"]
 

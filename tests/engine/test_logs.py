@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from engine.models import Run
-from engine.runner import Runner
+from engine.run.runner import Runner
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Letter, Letters
 from tests.engine.vendor import Vendor

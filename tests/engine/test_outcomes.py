@@ -1,4 +1,4 @@
-"""What each outcome does to its row and its lane: the table of engine.outcomes, seen through the runner."""
+"""What each outcome does to its row and its lane: the table of `store.outcomes`, seen through the runner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from engine.models import Lane
-from engine.runner import Runner
+from engine.run.runner import Runner
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Letter, Letters
 from tests.engine.vendor import Request, Vendor
@@ -142,7 +142,7 @@ def test_a_held_flow_stops_and_the_lanes_other_flows_go_on(make_lane: MakeLane, 
         runnable = "{flow} NOT IN (SELECT scope::bigint FROM engine_incident WHERE kind = 'held')"
 
         def attend(self, settled: Any) -> None:
-            from engine.incidents import open_incident
+            from engine.watch.incidents import open_incident
 
             for item, _ in settled:
                 open_incident(tenant_id=None, kind="held", scope=str(item.flow), summary="held")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.pacing import MOST_SLACK, RECOVERY_SECONDS, SLACK, Pacer
+from engine.run.pacing import MOST_SLACK, RECOVERY_SECONDS, SLACK, Pacer
 
 
 def send_many(pacer: Pacer, *, n: int, start: float, late: Callable[[], float] = lambda: 0.0) -> list[float]:

@@ -7,10 +7,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils.timezone import now
 
-from engine import receipts
 from engine.actions import retry_receipts
+from engine.inbox import receipts
 from engine.models import Receipt
-from engine.processors import get_queue
+from engine.processor.contract import get_queue
 
 pytestmark = pytest.mark.django_db
 

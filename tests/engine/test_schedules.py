@@ -7,9 +7,9 @@ from django.db import transaction
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
+from engine.clock.schedules import enqueue, schedules, sync_schedules
+from engine.clock.tasks import beat
 from engine.models import Heartbeat
-from engine.schedules import enqueue, schedules, sync_schedules
-from engine.tasks import beat
 
 pytestmark = pytest.mark.django_db
 
@@ -27,7 +27,7 @@ def test_a_schedule_that_somebody_changed_is_mended() -> None:
     sync_schedules()
     Schedule.objects.filter(name="watch").update(func="os.system", args="('true',)")
     assert sync_schedules()["changed"] == 1
-    assert Schedule.objects.get(name="watch").func == "engine.tasks.watch"
+    assert Schedule.objects.get(name="watch").func == "engine.clock.tasks.watch"
 
 
 def test_every_queue_has_a_tick_and_a_heartbeat_on_its_own_cluster() -> None:

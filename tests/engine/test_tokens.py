@@ -9,8 +9,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
+from engine.actions.tokens import check_token
 from engine.models import Incident, Lane
-from engine.tokens import check_token
 from providers.base import Standing
 from tenants.errors import ActionRefused
 from tenants.models import ProviderToken, Tenant

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from engine import watch
+from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Heartbeat, Incident, Lane, Receipt, Run
-from engine.receipts import MOST_ATTEMPTS
-from engine.watch import Finding, reconcile, watch_everything
+from engine.watch import checks as watch
+from engine.watch.checks import Finding, reconcile, watch_everything
 from messaging.models import Message
 from tenants.scope import all_tenants
 from tests import factories

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from engine.models import Incident, Lane
-from engine.processors import Report
-from engine.runner import Runner
-from engine.runtime import runtime
+from engine.processor.contract import Report
+from engine.run.runner import Runner
+from engine.run.runtime import runtime
 from messaging.actions import launch_broadcast, pause_broadcast, resume_broadcast, suppress
 from messaging.models import Broadcast, Message, Suppression
 from messaging.processor import MessageProcessor

@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from engine.attempts import new_attempt
 from engine.models import Lane
+from engine.store.attempts import new_attempt
 from messaging.actions import launch_broadcast, resolve_in_doubt, retry_failed
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate, Suppression
 from messaging.statuses import apply_whatsapp

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from django.db import connection, transaction
 
-from engine.attempts import new_attempt
+from engine.store.attempts import new_attempt
 from messaging.actions import (
     advance_broadcast,
     compact_tallies,

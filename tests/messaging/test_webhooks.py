@@ -11,8 +11,8 @@ from django.conf import settings
 from django.test import Client
 from django_q.models import OrmQ
 
+from engine.clock.tasks import run_queue
 from engine.models import Receipt
-from engine.tasks import run_queue
 from messaging.actions import launch_broadcast
 from messaging.models import Message
 from messaging.webhooks import tenant_apps, verify_whatsapp

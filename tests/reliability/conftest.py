@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from benchmarks.harness import go_first
-from engine.receipts import store
+from engine.inbox.receipts import store
 
 LEASE_SECONDS = 2.0
 

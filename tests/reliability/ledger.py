@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Sandbox
-from engine.attempts import row_of
-from engine.processors import Report
-from engine.tasks import run_queue
+from engine.clock.tasks import run_queue
+from engine.processor.contract import Report
+from engine.store.attempts import row_of
 from messaging.models import Message
 from tenants.scope import all_tenants
 

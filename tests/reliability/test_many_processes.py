@@ -12,15 +12,15 @@ from django.db import connection
 from django_q.models import OrmQ, Schedule
 
 from benchmarks.harness import PROJECT, fill, running, sandbox, sending
+from engine.clock.schedules import schedules
 from engine.models import Lane, Run
-from engine.schedules import schedules
 from messaging.models import Message
 from tenants.scope import all_tenants
 from tests.reliability.conftest import LEASE_SECONDS
 from tests.reliability.ledger import assert_nobody_twice, counts, row_ids, taken, until
 
-TICK = "import django; django.setup(); from engine.tasks import tick; tick('messaging')"
-ENQUEUE = "import django; django.setup(); from engine.schedules import enqueue; enqueue('messaging')"
+TICK = "import django; django.setup(); from engine.clock.tasks import tick; tick('messaging')"
+ENQUEUE = "import django; django.setup(); from engine.clock.schedules import enqueue; enqueue('messaging')"
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "config.settings"}
 
 

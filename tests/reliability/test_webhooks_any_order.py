@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from benchmarks.harness import fill, running, sandbox, sending
-from engine.attempts import row_of
+from engine.store.attempts import row_of
 from tests.reliability.conftest import Inbox
 from tests.reliability.ledger import apply_webhooks, assert_nobody_twice, rows
 

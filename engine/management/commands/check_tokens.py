@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from engine.tokens import WORKS, check_token
+from engine.actions.tokens import WORKS, check_token
 from tenants.errors import ActionRefused
 from tenants.management.base import TurnoutCommand, find_tenant
 from tenants.models import ProviderToken

@@ -8,8 +8,8 @@ from argparse import ArgumentParser
 from math import inf
 from typing import Any
 
-from engine.processors import UnknownQueue, get_queue
-from engine.tasks import run_queue
+from engine.clock.tasks import run_queue
+from engine.processor.contract import UnknownQueue, get_queue
 from tenants.errors import ActionRefused
 from tenants.management.base import TurnoutCommand
 

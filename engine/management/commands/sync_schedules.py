@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.schedules import sync_schedules
+from engine.clock.schedules import sync_schedules
 from tenants.management.base import TurnoutCommand
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from math import ceil
 
-from engine.leases import Leased
-from engine.pacing import Pacer
-from engine.processors import Item, LaneFacts, Planned
+from engine.processor.contract import Item, LaneFacts, Planned
+from engine.run.pacing import Pacer
+from engine.store.leases import Leased
 
 SLICE_SECONDS = 0.25
 """How far ahead of their requests rows are committed as `sending`: what a crash can leave in doubt."""

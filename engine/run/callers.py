@@ -13,9 +13,9 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from engine.lanes import BREAKER_AFTER, BREAKER_SECONDS, LaneDriver
-from engine.ledger import Opening, Stop, Unsettled
-from engine.processors import Item, Planned, Processor, Stale
+from engine.processor.contract import Item, Planned, Processor, Stale
+from engine.run.lanes import BREAKER_AFTER, BREAKER_SECONDS, LaneDriver
+from engine.store.ledger import Opening, Stop, Unsettled
 from providers.base import Done, Hold, InDoubt, Outcome, Reply, Response, Retry, Scope, Throttled
 from providers.http import Http
 

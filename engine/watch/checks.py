@@ -10,10 +10,10 @@ from datetime import timedelta
 from django.db.models import Count, F, Q, Sum
 from django.utils import timezone
 
-from engine.incidents import Severity, end_incident, open_incident
+from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Heartbeat, Incident, Lane, Receipt, Run
-from engine.processors import all_queues, get_queue
-from engine.receipts import MOST_ATTEMPTS
+from engine.processor.contract import all_queues, get_queue
+from engine.watch.incidents import Severity, end_incident, open_incident
 
 LATELY = timedelta(minutes=10)
 FEWEST_ROWS = 50

@@ -17,9 +17,9 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from engine.clock.stopping import stop_asked
 from engine.models import Receipt
-from engine.processors import Report
-from engine.stopping import stop_asked
+from engine.processor.contract import Report
 from tenants.scope import all_tenants
 
 logger = structlog.get_logger(__name__)

@@ -14,10 +14,10 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.tasks import async_task
 
-from engine.processors import all_queues
+from engine.processor.contract import all_queues
 
 DEFAULT_CLUSTER = "turnout"
-TICK = "engine.tasks.tick"
+TICK = "engine.clock.tasks.tick"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Entry:
 
 
 _entries: list[Entry] = [
-    Entry("watch", "engine.tasks.watch"),
-    Entry("forget", "engine.tasks.forget", minutes=60),
+    Entry("watch", "engine.clock.tasks.watch"),
+    Entry("forget", "engine.clock.tasks.forget", minutes=60),
 ]
 
 
@@ -46,7 +46,7 @@ def schedules() -> list[Entry]:
     """The one table: every queue's tick and heartbeat, and what the apps registered."""
     clusters = [DEFAULT_CLUSTER, *all_queues()]
     ticks = [Entry(f"tick {queue}", TICK, cluster=queue, arguments=(queue,)) for queue in all_queues()]
-    beats = [Entry(f"beat {c}", "engine.tasks.beat", cluster=c, arguments=(c,)) for c in clusters]
+    beats = [Entry(f"beat {c}", "engine.clock.tasks.beat", cluster=c, arguments=(c,)) for c in clusters]
     return [*ticks, *beats, *_entries]
 
 

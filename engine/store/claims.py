@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 from psycopg import Cursor
 
-from engine.processors import Item, Processor, Stale
+from engine.processor.contract import Item, Processor, Stale
 
 LANES = "engine_lane"
 IN_HAND = "m.state IN ('claimed', 'sending', 'in_doubt')"

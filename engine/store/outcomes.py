@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.claims import Settlement
-from engine.processors import Item, Processor, Report
+from engine.processor.contract import Item, Processor, Report
+from engine.store.claims import Settlement
 from providers.base import Done, Failed, Hold, InDoubt, Outcome, Pending, Retry, Throttled
 
 DETAIL_LENGTH = 500

@@ -11,11 +11,11 @@ from django.conf import settings
 from django.utils import timezone
 
 from engine.actions import recover_lanes
-from engine.incidents import tell_incidents
+from engine.clock.schedules import enqueue
 from engine.models import Heartbeat
-from engine.processors import Report, get_queue
-from engine.schedules import enqueue
-from engine.watch import watch_everything
+from engine.processor.contract import Report, get_queue
+from engine.watch.checks import watch_everything
+from engine.watch.incidents import tell_incidents
 from tenants.actions import forget_idempotency_keys
 from tenants.scope import all_tenants
 

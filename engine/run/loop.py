@@ -16,14 +16,14 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars
 
-from engine.attempts import new_attempt
-from engine.batches import batch_size, window
-from engine.callers import WAITABLE_BLOCK, Callers
-from engine.lanes import LaneDriver
-from engine.ledger import Ledger, Look, Unsettled
-from engine.processors import Item, Planned, Processor, Report, Stale
-from engine.runtime import DatabaseThread
-from engine.stopping import stop_asked
+from engine.clock.stopping import stop_asked
+from engine.processor.contract import Item, Planned, Processor, Report, Stale
+from engine.run.batches import batch_size, window
+from engine.run.callers import WAITABLE_BLOCK, Callers
+from engine.run.lanes import LaneDriver
+from engine.run.runtime import DatabaseThread
+from engine.store.attempts import new_attempt
+from engine.store.ledger import Ledger, Look, Unsettled
 from providers.base import Failed
 from providers.http import Http
 

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 
 from django.utils import timezone
 
-from engine import leases
-from engine.claims import Claims, Flow, Settlement
-from engine.leases import Kept, Leased
 from engine.models import Run
-from engine.outcomes import settlement
-from engine.processors import Item, Processor, Report, Settled, Stale
-from engine.runtime import cursor
+from engine.processor.contract import Item, Processor, Report, Settled, Stale
+from engine.run.runtime import cursor
+from engine.store import leases
+from engine.store.claims import Claims, Flow, Settlement
+from engine.store.leases import Kept, Leased
+from engine.store.outcomes import settlement
 from providers.base import Done
 
 DEPTH_CAP = 5_001

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils.timezone import now
 
-from engine.incidents import end_incident, open_incident
 from engine.models import Lane
+from engine.watch.incidents import end_incident, open_incident
 from providers import base, http
 from providers.base import Call, Standing
 from tenants.errors import ActionRefused

@@ -2,9 +2,9 @@
 
 One run drives many lanes in one event loop. Two halves meet in the lanes' hands:
 
-* the **ledger's** (`engine.turn`) is one loop that looks, feeds, marks and settles for all lanes at once, a
+* the **ledger's** (`engine.run.loop`) is one loop that looks, feeds, marks and settles for all lanes, a
   few statements each time round, whatever the number of lanes or rows;
-* the **callers'** (`engine.callers`) take what is ready, wait for their slot, call, and put the outcome
+* the **callers'** (`engine.run.callers`) take what is ready, wait for their slot, call, and put the outcome
   down. Sending never waits for settling.
 
 A row is in one place only: planned (claimed, may go back), ready (committed as `sending`, not left), in a
@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from engine.ledger import Ledger
-from engine.processors import Processor, Report
-from engine.runtime import DatabaseThread, runtime
-from engine.turn import Turn
+from engine.processor.contract import Processor, Report
+from engine.run.loop import Turn
+from engine.run.runtime import DatabaseThread, runtime
+from engine.store.ledger import Ledger
 from providers.http import Http
 from tenants.scope import all_tenants
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from django.db import transaction
 from django.utils import timezone
 
-from engine.ledger import free_dead
+from engine.clock.schedules import enqueue
 from engine.models import Incident, Lane, Receipt
-from engine.processors import all_queues, get_queue
-from engine.runner import Runner
-from engine.schedules import enqueue
+from engine.processor.contract import all_queues, get_queue
+from engine.run.runner import Runner
+from engine.store.ledger import free_dead
 from tenants.errors import ActionRefused
 
 
