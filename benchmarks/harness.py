@@ -165,6 +165,7 @@ def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: 
             Lane(
                 tenant_id=token.tenant_id,
                 queue="messaging",
+                processor="messages",
                 name=address,
                 token=token,
                 rate_per_second=rate,

@@ -55,7 +55,7 @@ def lane_row(lane: Lane) -> dict[str, Any]:
     return {
         "id": lane.pk,
         "queue": lane.queue,
-        "tenant": lane.tenant.slug,
+        "tenant": lane.tenant and lane.tenant.slug,
         "name": lane.name,
         "state": lane_state(lane),
         "rate_per_second": lane.rate_per_second,

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.timezone import now
 
-from tenants.scope import TenantManager, TenantOwned, TenantQuerySet
+from tenants.scope import TenantManager, TenantOrPlatformOwned, TenantOwned, TenantQuerySet
 
 
 class LaneQuerySet(TenantQuerySet):
@@ -14,16 +14,18 @@ class LaneQuerySet(TenantQuerySet):
         return self.filter(queue=queue)
 
 
-class Lane(TenantOwned):
+class Lane(TenantOrPlatformOwned):
     """One thing that a vendor limits: a WhatsApp number, a Lime account, a Meta token, an Apify account.
 
-    Drained by one runner at a time, the holder of its lease, however many workers there are. That is
-    what makes a limit per second exact without anything shared but this row.
+    Drained by one runner at a time, the holder of its lease, however many workers there are: that is what
+    makes a limit per second exact without anything shared but this row. A lane of the platform's own is
+    worked on behalf of several tenants.
     """
 
     class Breaker(models.TextChoices):
         CLOSED = "closed"
         OPEN = "open"
+        HALF_OPEN = "half_open", "half open (one call at a time)"
 
     class Window(models.TextChoices):
         HOUR = "hour"
@@ -31,6 +33,9 @@ class Lane(TenantOwned):
         MONTH = "month"
 
     queue = models.CharField(max_length=32)
+    processor = models.CharField(
+        max_length=32, help_text="Which of the queue's processors drains it: a lane belongs to one."
+    )
     name = models.CharField(max_length=120, help_text="What the vendor limits, e.g. a phone number id.")
     token = models.ForeignKey(
         "tenants.ProviderToken", on_delete=models.CASCADE, related_name="lanes", db_constraint=False
@@ -40,6 +45,9 @@ class Lane(TenantOwned):
     rate_per_second = models.FloatField(null=True, blank=True, help_text="Empty: as fast as it answers.")
     rate_now = models.FloatField(
         null=True, blank=True, editable=False, help_text="Cut by throttling, grows back."
+    )
+    refused_rate = models.FloatField(
+        null=True, blank=True, editable=False, help_text="The rate at which the vendor last refused many."
     )
     max_in_flight = models.PositiveIntegerField(
         null=True, blank=True, help_text="Empty: one second of the rate."
@@ -52,8 +60,11 @@ class Lane(TenantOwned):
     window_ends_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     # what holds it back
-    breaker = models.CharField(max_length=8, choices=Breaker, default=Breaker.CLOSED, editable=False)
+    breaker = models.CharField(max_length=12, choices=Breaker, default=Breaker.CLOSED, editable=False)
     open_until = models.DateTimeField(null=True, blank=True, editable=False)
+    openings = models.PositiveSmallIntegerField(
+        default=0, editable=False, help_text="How often the breaker opened in a row: each rest is longer."
+    )
     paused_at = models.DateTimeField(null=True, blank=True, editable=False)
     pause_reason = models.CharField(max_length=32, blank=True, editable=False)
     last_error = models.TextField(blank=True, editable=False)
@@ -70,7 +81,9 @@ class Lane(TenantOwned):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["queue", "tenant", "name"], name="lane_once"),
+            models.UniqueConstraint(
+                fields=["processor", "tenant", "name"], name="lane_once", nulls_distinct=False
+            ),
             models.UniqueConstraint(fields=["tenant", "id"], name="lane_of_tenant"),
             models.CheckConstraint(
                 condition=Q(allowance__isnull=True) | Q(used__lte=models.F("allowance")),
@@ -86,6 +99,97 @@ class Lane(TenantOwned):
         return f"{self.queue}: {self.name}"
 
 
+class Allowance(TenantOrPlatformOwned):
+    """What a vendor lets one token spend in a window. Shared by every lane on the token.
+
+    What was spent is kept in slots (`AllowanceUse`), what a runner holds but has not spent in
+    `AllowanceHold`; the rest may still be reserved.
+    """
+
+    class Window(models.TextChoices):
+        HOUR = "hour", "any hour"
+        DAY = "day", "any 24 hours"
+        CALENDAR_DAY = "calendar_day", "the vendor's day"
+        CALENDAR_MONTH = "calendar_month", "the vendor's month"
+
+    token = models.ForeignKey(
+        "tenants.ProviderToken", on_delete=models.CASCADE, related_name="allowances", db_constraint=False
+    )
+    unit = models.CharField(max_length=16, default="calls", help_text="calls, recipients, usd_cents, units.")
+    limit = models.PositiveIntegerField(help_text="How many of the unit in the window.")
+    window = models.CharField(max_length=16, choices=Window, default=Window.HOUR)
+    timezone = models.CharField(
+        max_length=64, default="UTC", help_text="Where the vendor's day or month begins."
+    )
+    blocked_until = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="The vendor's word: nothing before this."
+    )
+    said_used = models.PositiveIntegerField(
+        null=True, blank=True, editable=False, help_text="What the vendor last said was used."
+    )
+    said_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["token", "unit", "window"], name="allowance_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.limit:,} {self.unit} in {self.get_window_display()}"
+
+
+class AllowanceUse(models.Model):
+    """What was spent of an allowance in one slot of time: a minute of an hour, half an hour of a day."""
+
+    allowance = models.ForeignKey(Allowance, on_delete=models.CASCADE, related_name="uses")
+    tenant_id = models.BigIntegerField(help_text="On whose behalf; 0: nobody's in particular.")
+    slot = models.DateTimeField(help_text="When the slot begins.")
+    spent = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["allowance", "slot", "tenant_id"], name="allowance_use_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.spent} in {self.slot:%H:%M}"
+
+
+class AllowanceHold(models.Model):
+    """What a lane's runner has reserved of an allowance and not spent yet; gone with its lease."""
+
+    allowance = models.ForeignKey(Allowance, on_delete=models.CASCADE, related_name="holds")
+    lane = models.ForeignKey(Lane, on_delete=models.CASCADE, related_name="+")
+    held = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["allowance", "lane"], name="allowance_hold_once")]
+
+    def __str__(self) -> str:
+        return f"{self.held} held"
+
+
+class FlowHold(models.Model):
+    """A flow of which nothing is claimed until a person lets it go on."""
+
+    processor = models.CharField(max_length=32)
+    flow = models.BigIntegerField()
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="+")
+    reason = models.CharField(max_length=32)
+    detail = models.TextField(blank=True)
+    held_at = models.DateTimeField(default=now)
+
+    objects = TenantManager.from_queryset(TenantQuerySet)()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["processor", "flow"], name="flow_held_once")]
+
+    def __str__(self) -> str:
+        return f"{self.processor} {self.flow}: {self.reason}"
+
+
 class Run(models.Model):
     """One turn of a queue's processor, told truthfully: what it took, what became of it, how fast."""
 
@@ -96,6 +200,7 @@ class Run(models.Model):
         LOST = "lost", "lost (its process died)"
 
     queue = models.CharField(max_length=32)
+    processor = models.CharField(max_length=32, blank=True)
     state = models.CharField(max_length=8, choices=State, default=State.RUNNING)
     process = models.CharField(max_length=120, help_text="host:pid")
     lanes = models.PositiveIntegerField(default=0)
@@ -104,7 +209,7 @@ class Run(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     claimed = models.PositiveIntegerField(default=0)
     done = models.PositiveIntegerField(default=0)
-    pending = models.PositiveIntegerField(default=0)
+    continued = models.PositiveIntegerField(default=0)
     retried = models.PositiveIntegerField(default=0)
     throttled = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
@@ -115,6 +220,8 @@ class Run(models.Model):
         default=0, help_text="Settled by somebody else meanwhile; left alone."
     )
     calls = models.PositiveIntegerField(default=0)
+    facts = models.PositiveIntegerField(default=0, help_text="What the replies taught.")
+    decided = models.PositiveIntegerField(default=0, help_text="Rows that those facts decided.")
     batch_size = models.PositiveIntegerField(default=0)
     queue_before = models.PositiveIntegerField(default=0)
     queue_after = models.PositiveIntegerField(default=0)
@@ -142,8 +249,8 @@ class Run(models.Model):
         return self.done / self.seconds if self.seconds else 0.0
 
     @property
-    def rows_per_call(self) -> float:
-        return (self.done + self.failed) / self.calls if self.calls else 0.0
+    def decided_per_call(self) -> float:
+        return self.decided / self.calls if self.calls else 0.0
 
 
 class Incident(models.Model):
@@ -187,7 +294,17 @@ class Receipt(models.Model):
     """A webhook as it came: verified, stored, answered; applied later by the `events` queue."""
 
     provider = models.CharField(max_length=32)
+    tenant = models.ForeignKey(
+        "tenants.Tenant",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        db_index=False,
+        help_text="Whose own app signed it, and so all that it may change; empty: the platform's.",
+    )
     body = models.BinaryField()
+    size = models.PositiveIntegerField(default=0, db_default=0, help_text="Bytes of the body.")
     received_at = models.DateTimeField(default=now)
     applied_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(default=now)
@@ -198,7 +315,11 @@ class Receipt(models.Model):
         ordering = ["-id"]
         indexes = [
             # what the events queue has still to apply
-            models.Index(fields=["due_at", "id"], name="receipt_due", condition=Q(applied_at__isnull=True))
+            models.Index(fields=["due_at", "id"], name="receipt_due", condition=Q(applied_at__isnull=True)),
+            # those old enough to forget
+            models.Index(
+                fields=["applied_at"], name="receipt_applied", condition=Q(applied_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -231,6 +352,13 @@ class QueueItem(TenantOwned):
         null=True, editable=False, help_text="Names the latest call made for this row."
     )
     run = models.BigIntegerField(null=True, editable=False)
+    nudged = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Wanted at once, said while a runner had it in hand.",
+    )
+    in_doubt_at = models.DateTimeField(null=True, blank=True, editable=False)
     error_code = models.CharField(max_length=32, blank=True)
     error_detail = models.TextField(blank=True)
 

@@ -11,7 +11,7 @@ from django.db import models
 from django.utils.timezone import now
 
 from tenants import secrets
-from tenants.scope import TenantOwned
+from tenants.scope import TenantOrPlatformOwned, TenantOwned
 
 
 class Tenant(models.Model):
@@ -125,8 +125,12 @@ SECRET_SETTINGS = ("app_secret", "verify_token", "webhook_secret")
 """The settings of a provider token that are as secret as the token itself: sealed, never shown."""
 
 
-class ProviderToken(TenantOwned):
-    """What a vendor gave a tenant to act with. The secret is sealed at rest and never shown again."""
+class ProviderToken(TenantOrPlatformOwned):
+    """What a vendor gave a tenant, or the platform, to act with. The secret is sealed at rest and never
+    shown again.
+
+    The platform's own (`tenant` empty) serve several tenants: all standard ones, or those of `usable_by`.
+    """
 
     class State(models.TextChoices):
         ACTIVE = "active"
@@ -135,6 +139,12 @@ class ProviderToken(TenantOwned):
         REVOKED = "revoked"
         FAILING = "failing"
 
+    usable_by = models.ManyToManyField(
+        Tenant,
+        blank=True,
+        related_name="+",
+        help_text="Of a platform-owned token: the tenants it serves; none named: every standard tenant.",
+    )
     provider = models.CharField(max_length=32, choices=provider_names)
     label = models.CharField(max_length=100)
     sealed_secret = models.TextField(editable=False)
@@ -151,7 +161,9 @@ class ProviderToken(TenantOwned):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["tenant", "provider", "label"], name="provider_token_label_once"),
+            models.UniqueConstraint(
+                fields=["tenant", "provider", "label"], name="provider_token_label_once", nulls_distinct=False
+            ),
             models.UniqueConstraint(fields=["tenant", "id"], name="provider_token_of_tenant"),
         ]
 
@@ -186,3 +198,20 @@ class ProviderToken(TenantOwned):
         return self.state in (self.State.ACTIVE, self.State.THROTTLED) and (
             self.expires_at is None or self.expires_at > now()
         )
+
+
+class VendorAccount(TenantOrPlatformOwned):
+    """An account at a vendor (a WABA, a Page) that a tenant has proved to be its own, with its own token.
+
+    One account belongs to one tenant: what the vendor says of it by webhook reaches that tenant alone.
+    """
+
+    provider = models.CharField(max_length=32)
+    account_id = models.CharField(max_length=64)
+    proved_at = models.DateTimeField(default=now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["provider", "account_id"], name="vendor_account_once")]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.account_id}"

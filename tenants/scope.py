@@ -130,3 +130,21 @@ class TenantOwned(models.Model):
 
     class Meta:
         abstract = True
+
+
+class TenantOrPlatformOwned(models.Model):
+    """A row that belongs to one tenant, or (`tenant` empty) to the platform, and then no tenant sees it."""
+
+    tenant = models.ForeignKey(
+        "tenants.Tenant",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        help_text="Empty: the platform's own.",
+    )
+
+    objects = TenantManager()
+
+    class Meta:
+        abstract = True

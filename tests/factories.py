@@ -101,11 +101,20 @@ class ProviderTokenFactory(OfTenant):
     config = LazyFunction(lambda: {"waba_id": "102290129340398"})
 
 
+class VendorAccountFactory(OfTenant):
+    class Meta:
+        model = tenants.VendorAccount
+
+    provider = "whatsapp"
+    account_id = Sequence("1022901293{:05d}".format)
+
+
 class LaneFactory(OfTenant):
     class Meta:
         model = engine.Lane
 
     queue = "messaging"
+    processor = "messages"
     name = Sequence("10{:013d}".format)
     token = same_tenant(ProviderTokenFactory)
     rate_per_second = 80

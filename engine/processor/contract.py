@@ -131,7 +131,7 @@ class Processor(ABC):
         return self.retry_delays[attempts_used - 1] * uniform(1.0, 1.2)
 
 
-OUTCOMES = ("done", "pending", "retried", "throttled", "failed", "in_doubt", "held", "given_back")
+OUTCOMES = ("done", "continued", "retried", "throttled", "failed", "in_doubt", "held", "given_back")
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class Report:
     held: int = 0
     remaining: int = 0
     seconds: float = 0.0
-    pending: int = 0
+    continued: int = 0
     given_back: int = 0
     overtaken: int = 0
     calls: int = 0

@@ -28,7 +28,7 @@ MOST_COUNTED = 1_000_000
 COUNTED = [
     "claimed",
     "done",
-    "pending",
+    "continued",
     "retried",
     "throttled",
     "failed",

@@ -27,7 +27,7 @@ def settlement(processor: Processor, item: Item, outcome: Outcome, report: Repor
             report.done += 1
             return Settlement(item.id, processor.done_state, attempts=item.attempts + 1, fields=fields)
         case Pending(after, fields):
-            report.pending += 1
+            report.continued += 1
             return Settlement(item.id, "queued", delay=after.total_seconds(), fields=fields)
         case Retry(code, detail, after):
             wait = processor.retry_delay(item.attempts + 1)

@@ -46,6 +46,7 @@ def create_sender(
             lane = Lane.objects.create(
                 tenant_id=tenant_id,
                 queue=QUEUE,
+                processor="messages",
                 name=address if kind == Sender.Kind.WHATSAPP else f"{kind}:{address}",
                 token=token,
                 rate_per_second=rate_per_second,

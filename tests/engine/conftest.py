@@ -59,7 +59,9 @@ def make_lane(queues: None) -> MakeLane:
             token = ProviderToken(tenant=tenant, provider="whatsapp", label=name)
             token.secret = "secret-of-" + name
             token.save()
-        return Lane.objects.create(tenant=tenant, token=token, queue=processor.queue, name=name, **fields)
+        return Lane.objects.create(
+            tenant=tenant, token=token, queue=processor.queue, processor=processor.queue, name=name, **fields
+        )
 
     return make
 

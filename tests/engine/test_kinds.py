@@ -82,7 +82,7 @@ def test_a_run_at_the_vendor_is_started_once_and_polled(make_lane: MakeLane, ven
     report = Runner(Exports(vendor.url)).run(seconds=20, until_empty=True)
 
     assert [r.path for r in vendor.requests] == ["/start", "/runs/run-1", "/runs/run-1", "/runs/run-1"]
-    assert (report.done, report.pending) == (1, 3)
+    assert (report.done, report.continued) == (1, 3)
     row = Export.objects.get()
     assert (row.state, row.result, row.attempts) == ("done", "finished", 1)
 

@@ -13,16 +13,17 @@ from django.db import connection, transaction
 from django.db.utils import IntegrityError, ProgrammingError
 
 from tenants.models import Tenant
-from tenants.scope import ALL_ROWS_ROLE, TenantOwned, all_tenants
+from tenants.scope import ALL_ROWS_ROLE, TenantOrPlatformOwned, TenantOwned, all_tenants
 from tests import factories
 
 # Worked by the engine for all tenants at once and read by them through scoped queries (architecture).
-QUEUE_TABLES = {"engine_lane", "messaging_message"}
+QUEUE_TABLES = {"engine_lane", "engine_allowance", "messaging_message"}
 
+OWNED_BASES = (TenantOwned, TenantOrPlatformOwned)
 OWNED = {
     model._meta.db_table: model
     for model in apps.get_models()
-    if issubclass(model, TenantOwned) and model._meta.db_table not in QUEUE_TABLES
+    if issubclass(model, OWNED_BASES) and model._meta.db_table not in QUEUE_TABLES
 }
 FACTORIES: dict[Any, Any] = {made._meta.model: made for made in factories.OfTenant.__subclasses__()}
 
@@ -121,7 +122,7 @@ def references_across() -> list[Any]:
         pytest.param(model, field, id=f"{model._meta.db_table}.{field.column}")
         for model in FACTORIES
         for field in model._meta.fields
-        if field.is_relation and field.name != "tenant" and issubclass(field.related_model, TenantOwned)
+        if field.is_relation and field.name != "tenant" and issubclass(field.related_model, OWNED_BASES)
     ]
 
 
