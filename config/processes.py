@@ -11,7 +11,7 @@ from django.utils.timezone import now
 from config.localpg import PROJECT
 from config.supervisor import Child
 from engine.models import Heartbeat
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 
 
 def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:

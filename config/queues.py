@@ -7,7 +7,7 @@ from typing import Final
 
 from django.db import connection
 
-from engine.processor.contract import all_queues, get_queue
+from engine.processor.registry import all_queues, processors_of
 
 CAP: Final = 10_000  # counting further would say nothing more and cost ever more
 
@@ -26,9 +26,8 @@ def depths() -> list[Depth]:
 
 
 def depth(queue: str) -> Depth:
-    processor = getattr(get_queue(queue), "processor", None)
     table, waits = "engine_receipt", "applied_at IS NULL"
-    if processor is not None:
+    for processor in processors_of(queue):
         table, waits = processor.model._meta.db_table, "state = 'queued'"
     with connection.cursor() as cursor:
         # Each table has a partial index on exactly this condition.

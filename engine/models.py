@@ -62,6 +62,9 @@ class Lane(TenantOrPlatformOwned):
     # what holds it back
     breaker = models.CharField(max_length=12, choices=Breaker, default=Breaker.CLOSED, editable=False)
     open_until = models.DateTimeField(null=True, blank=True, editable=False)
+    grouped = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="Departures leave in groups."
+    )
     openings = models.PositiveSmallIntegerField(
         default=0, editable=False, help_text="How often the breaker opened in a row: each rest is longer."
     )

@@ -9,9 +9,8 @@ from django.utils import timezone
 
 from engine.clock.schedules import enqueue
 from engine.models import Incident, Lane, Receipt
-from engine.processor.contract import all_queues, get_queue
-from engine.run.runner import Runner
-from engine.store.ledger import free_dead
+from engine.processor.registry import all_processors
+from engine.store.store import find_strays, free_dead
 from tenants.errors import ActionRefused
 
 
@@ -56,10 +55,9 @@ def retry_receipts(*, receipt_ids: Collection[int]) -> int:
 def recover_lanes() -> tuple[int, int]:
     """Free every queue's lanes whose holder died. Returns rows (given back, in doubt)."""
     given_back = in_doubt = 0
-    for name in all_queues():
-        queue = get_queue(name)
-        if isinstance(queue, Runner):
+    for processor in all_processors():
+        for see_to in (free_dead, find_strays):
             with transaction.atomic():
-                back, doubt = free_dead(queue.processor)
+                back, doubt = see_to(processor)
             given_back, in_doubt = given_back + back, in_doubt + doubt
     return given_back, in_doubt

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.tasks import async_task
 
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 
 DEFAULT_CLUSTER = "turnout"
 TICK = "engine.clock.tasks.tick"

@@ -13,7 +13,8 @@ from django.utils import timezone
 from engine.actions import recover_lanes
 from engine.clock.schedules import enqueue
 from engine.models import Heartbeat
-from engine.processor.contract import Report, get_queue
+from engine.processor.counts import Counts
+from engine.processor.registry import get_queue
 from engine.watch.checks import watch_everything
 from engine.watch.incidents import tell_incidents
 from tenants.actions import forget_idempotency_keys
@@ -23,7 +24,7 @@ IDLE_SECONDS = 2.0
 """A tick that finds nothing to do makes room for another after this long."""
 
 
-def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_seconds: float = inf) -> Report:
+def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_seconds: float = inf) -> Counts:
     """Run a queue in this process until its deadline, until nothing is left, or until it has had nothing
     to do for `idle_seconds`."""
     return get_queue(queue).run(seconds=seconds, until_empty=until_empty, idle_seconds=idle_seconds)

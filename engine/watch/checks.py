@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Heartbeat, Incident, Lane, Receipt, Run
-from engine.processor.contract import all_queues, get_queue
+from engine.processor.registry import all_queues, get_queue
 from engine.watch.incidents import Severity, end_incident, open_incident
 
 LATELY = timedelta(minutes=10)
