@@ -18,7 +18,8 @@ from psycopg import Cursor
 class LaneRow:
     """A lane as its table has it, read as it is taken and again every second.
 
-    `config` is JSON as stored; `units` are those that the token's allowances limit. `stopped` says why nothing may leave, "" when it may.
+    `config` is JSON as stored. `units` are those that the token's allowances limit. `stopped` says why
+    nothing may leave, "" when it may.
     """
 
     id: int
