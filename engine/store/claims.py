@@ -112,6 +112,7 @@ class Claims:
         self._give_back = f"""
             UPDATE {table} SET state = 'queued', run = NULL, nudged = false, in_doubt_at = NULL,
                    attempts = attempts - (state = 'in_doubt')::int,
+                   attempt = CASE WHEN id = ANY(%(begun)s::bigint[]) THEN attempt END,
                    error_detail = CASE WHEN state = 'in_doubt' THEN '' ELSE error_detail END
              WHERE id = ANY({these}) AND run = %(run)s AND state IN {IN_HAND}"""
 
@@ -187,12 +188,14 @@ class Claims:
         rows = db.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
         return {row[0] for row in rows}
 
-    def give_back(self, db: Cursor[Any], *, run: int, ids: Collection[int]) -> int:
+    def give_back(self, db: Cursor[Any], *, run: int, requests: Iterable[Request]) -> int:
         """Return rows that certainly did not leave to the queue, as they were.
 
         Those that were declared in doubt while this run stood still, too: it knows better.
         """
-        return db.execute(self._give_back, {"run": run, "ids": sorted(ids)}, prepare=True).rowcount
+        begun = {request.id: request.begun for request in requests}
+        parameters = {"run": run, "ids": sorted(begun), "begun": [row for row, was in begun.items() if was]}
+        return db.execute(self._give_back, parameters, prepare=True).rowcount
 
     def recover(self, db: Cursor[Any], *, lanes: Sequence[int]) -> tuple[int, int]:
         """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).

@@ -118,6 +118,8 @@ _RELEASE = f"""
        SET holder = NULL, leased_until = NULL, rate_now = p.rate_now, refused_rate = p.refused_rate,
            grouped = p.grouped,
            openings = greatest(p.openings, CASE WHEN l.open_until > now() THEN l.openings END),
+           breaker = CASE WHEN l.open_until > now() THEN l.breaker
+                          WHEN p.openings > 0 THEN 'half_open' ELSE 'closed' END,
            paced_until = clock_timestamp() + p.paced_in * interval '1 second'
       FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(refused)s::float8[], %(grouped)s::bool[],
                   %(openings)s::int[], %(paced)s::float8[])

@@ -377,7 +377,7 @@ class Store:
     def _put_back(self, db: Cursor[Any], requests: Sequence[Request], counts: Counts) -> None:
         assert self.run is not None
         if requests:
-            self.claims.give_back(db, run=self.run, ids=[request.id for request in requests])
+            self.claims.give_back(db, run=self.run, requests=requests)
             counts.given_back += len(requests)
 
     def _hold_fault(self, request: Request, detail: str) -> None:

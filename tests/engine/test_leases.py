@@ -144,14 +144,14 @@ def test_rows_that_another_run_took_meanwhile_are_left_alone_and_reported(make_l
     claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        claims.claim(cursor(), run=1, wanted=[want(lane, 1)])
+        (old,) = claims.claim(cursor(), run=1, wanted=[want(lane, 1)])
     expire(lane)
     free_dead_letters()
     acquire(lane, run=2)
     with transaction.atomic():
         claims.claim(cursor(), run=2, wanted=[want(lane, 1)])
         assert Settle(LETTERS).write(cursor(), run=1, settlements=[Settlement(letter.pk, "failed")]) == set()
-        assert claims.give_back(cursor(), run=1, ids=[letter.pk]) == 0
+        assert claims.give_back(cursor(), run=1, requests=[old]) == 0
     letter.refresh_from_db()
     assert (letter.state, letter.run) == ("claimed", 2)
 
