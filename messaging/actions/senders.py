@@ -88,7 +88,9 @@ def update_sender(*, sender_id: int, **changes: object) -> Sender:
     if "rate_per_second" in changes:
         _check_rate(sender.rate_per_second)
         # what throttling had cut the old rate to says nothing about the new one
-        Lane.objects.filter(pk=sender.lane_id).update(rate_per_second=sender.rate_per_second, rate_now=None)
+        Lane.objects.filter(pk=sender.lane_id).update(
+            rate_per_second=sender.rate_per_second, rate_now=None, refused_rate=None, paced_until=None
+        )
     if changes:
         sender.save(update_fields=list(changes))
     return sender
