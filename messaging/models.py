@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -117,6 +117,7 @@ class Broadcast(TenantOwned):
         TOKEN = "token"  # noqa: S105 - why it paused, no secret
         BILLING = "billing"
         TEMPLATE = "template"
+        FAULT = "fault", "fault (our own code failed)"
 
     campaign = models.ForeignKey(
         Campaign, on_delete=models.PROTECT, related_name="broadcasts", db_constraint=False
@@ -159,7 +160,12 @@ class Broadcast(TenantOwned):
 
 
 class BroadcastStep(TenantOwned):
-    """One template of a broadcast and its share of the audience. Steps go out one after the other."""
+    """One template of a broadcast and its share of the audience. Steps go out one after the other.
+
+    `frozen` is what the launch found, and all that is read of the template from then on:
+    `{"name": str, "language": str, "category": str, "components": list[dict]}`, components as in
+    `schemas.components_of`. `{}` until the launch.
+    """
 
     class State(models.TextChoices):
         WAITING = "waiting"
@@ -177,6 +183,12 @@ class BroadcastStep(TenantOwned):
     share = models.PositiveSmallIntegerField(help_text="Percent of the audience.")
     state = models.CharField(max_length=8, choices=State, default=State.WAITING, editable=False)
     pause_detail = models.TextField(blank=True, editable=False)
+    frozen = models.JSONField(
+        default=dict,
+        db_default=Value({}, models.JSONField()),  # rows that older code writes during an upgrade
+        editable=False,
+        help_text="The template as it was at launch: this is what is sent.",
+    )
     watch = models.JSONField(
         default=dict,
         editable=False,

@@ -192,6 +192,16 @@ def _steps(broadcast: Broadcast) -> list[BroadcastStep]:
     return list(broadcast.steps.select_related("template").order_by("position"))
 
 
+def frozen_of(template: MessageTemplate) -> dict[str, Any]:
+    """Write down what `BroadcastStep.frozen` keeps of a template."""
+    return {
+        "name": template.name,
+        "language": template.language,
+        "category": template.category,
+        "components": template.components,
+    }
+
+
 def _freeze(broadcast: Broadcast, steps: Sequence[BroadcastStep]) -> Launched:
     """Write one message per sendable contact, and count the others by reason, in one statement."""
     ranked, ranked_params = audience.ranked_sql(broadcast, steps)
@@ -223,6 +233,9 @@ def _freeze(broadcast: Broadcast, steps: Sequence[BroadcastStep]) -> Launched:
     total = excluded.pop(None, 0)
     if not total:
         raise ActionRefused("Nobody in the audience can be sent to.")
+    for step in steps:
+        step.frozen = frozen_of(step.template)
+    BroadcastStep.objects.bulk_update(steps, ["frozen"])
     broadcast.state = Broadcast.State.RUNNING
     broadcast.pause_detail = ""
     broadcast.total = total

@@ -56,7 +56,8 @@ def create_template(
 
 @transaction.atomic
 def update_template(*, template_id: int, **changes: Any) -> MessageTemplate:
-    """Change what we know of a template. Messages frozen before keep the values they were frozen with."""
+    """Change what we know of a template. Broadcasts launched before keep what they were launched with; its
+    state alone counts for them, at once."""
     if unknown := changes.keys() - TEMPLATE_FIELDS:
         raise ActionRefused(
             f"A template's {', '.join(sorted(unknown))} cannot be changed: the vendor knows it by them.",
