@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from tenants.scope import TenantQuerySet
+
+RUNNABLE: Final = """{flow} IN (
+    SELECT s.id FROM messaging_broadcaststep AS s
+      JOIN messaging_broadcast AS b ON b.id = s.broadcast_id AND b.state = 'running'
+      JOIN campaigns_campaign AS c ON c.id = b.campaign_id AND c.state NOT IN ('paused', 'completed')
+      JOIN tenants_tenant AS o ON o.id = b.tenant_id AND o.state = 'active'
+      JOIN messaging_messagetemplate AS t ON t.id = s.template_id AND t.state = 'approved'
+     WHERE s.state = 'running')"""
+"""Which steps may be claimed from now: SQL over the step's id, asked at each claim and before each call."""
 
 
 class BroadcastQuerySet(TenantQuerySet):

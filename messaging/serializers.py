@@ -289,6 +289,9 @@ class ProgressStepSerializer(CountsSerializer):
 
 class ProgressSerializer(CountsSerializer):
     pause_reason = serializers.CharField()
+    held_by = serializers.CharField(
+        help_text="What keeps a running broadcast from going out although nobody has paused it, or empty."
+    )
     rate_per_second = serializers.FloatField()
     eta_seconds = serializers.IntegerField(allow_null=True)
     excluded = serializers.DictField(child=serializers.IntegerField())

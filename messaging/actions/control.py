@@ -69,15 +69,15 @@ def resume_broadcast(*, broadcast_id: int) -> Broadcast:
 
 
 @transaction.atomic
-def cancel_broadcast(*, broadcast_id: int) -> int:
+def cancel_broadcast(*, broadcast_id: int, detail: str = "") -> int:
     """End it for good; returns how many queued messages were cancelled here. Those in flight finish.
 
-    From this commit on nothing of it is claimed. Of a big one `cancel_leftovers` marks the rest within
-    minutes, so that nobody waits for a million rows.
+    `detail` says why, where no person has done it. From this commit on nothing of it is claimed. Of a big one
+    `cancel_leftovers` marks the rest within minutes, so that nobody waits for a million rows.
     """
     broadcast = locked_broadcast(broadcast_id)
     _must_be(broadcast, "cancelled", State.DRAFT, State.SCHEDULED, State.RUNNING, State.PAUSED)
-    broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.CANCELLED, "", ""
+    broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.CANCELLED, "", detail
     broadcast.ended_at = now()
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail", "ended_at"])
     end_incidents(broadcast)

@@ -7,7 +7,8 @@ from datetime import timedelta
 from django.db import connection, transaction
 from django.utils.timezone import now
 
-from messaging.actions.control import CANCEL_AT_ONCE, cancel_queued
+from campaigns.models import Campaign
+from messaging.actions.control import CANCEL_AT_ONCE, cancel_broadcast, cancel_queued
 from messaging.actions.failures import refuse_after_failures
 from messaging.actions.flow import advance_broadcast, hold_broadcasts
 from messaging.actions.launch import launch_due_broadcasts
@@ -29,6 +30,7 @@ def tend_broadcasts() -> dict[str, int]:
             "launched": launched,
             "stopped": stopped,
             "running": len(running),
+            "ended": end_with_campaigns(),
             "cancelled": cancel_leftovers(),
             "folded": compact_tallies(),
         }
@@ -43,6 +45,17 @@ def hold_unusable_steps() -> int:
         detail = f"Template “{step.template.name}” is {step.template.state}"
         hold_broadcasts(step_id=step.pk, reason=Broadcast.PauseReason.TEMPLATE, detail=detail)
     return len(steps)
+
+
+def end_with_campaigns() -> int:
+    """Cancel what was under way when its campaign was completed: it can never go on."""
+    left = Broadcast.objects.filter(
+        campaign__state=Campaign.State.COMPLETED, state__in=[Broadcast.State.RUNNING, Broadcast.State.PAUSED]
+    )
+    ids = list(left.order_by("pk").values_list("pk", flat=True))
+    for broadcast_id in ids:
+        cancel_broadcast(broadcast_id=broadcast_id, detail="Cancelled: its campaign was completed.")
+    return len(ids)
 
 
 def cancel_leftovers() -> int:

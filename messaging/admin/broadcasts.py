@@ -126,7 +126,10 @@ class BroadcastAdmin(TenantModelAdmin):
 
     @display(description="why it waits")
     def why(self, broadcast: Broadcast) -> str:
-        return PAUSED_BECAUSE[broadcast.pause_reason][0] if broadcast.pause_reason else ""
+        if broadcast.pause_reason:
+            return PAUSED_BECAUSE[broadcast.pause_reason][0]
+        document: dict[str, Any] = broadcast.document  # type: ignore[attr-defined]
+        return str(document["held_by"]).capitalize()
 
     @display(description="audience")
     def audience_text(self, broadcast: Broadcast) -> str:
