@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
@@ -31,6 +32,14 @@ class Sender(TenantOwned):
     )
     label = models.CharField(max_length=100, blank=True)
     rate_per_second = models.FloatField(default=80)
+    in_doubt_minutes = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="After so many minutes without any word of the vendor, a message in doubt counts as not "
+        "sent and is sent again, at most twice. Whoever got the first one then gets it twice. Empty (as it "
+        "should be unless missing one is worse): a person decides. 5 minutes to 7 days; statuses normally "
+        "come within seconds.",
+    )
     quality = models.CharField(max_length=16, blank=True, editable=False)
     lane = models.OneToOneField(
         Lane, on_delete=models.PROTECT, related_name="sender", db_constraint=False, editable=False
@@ -43,6 +52,12 @@ class Sender(TenantOwned):
             models.UniqueConstraint(fields=["kind", "address"], name="sender_address_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="sender_of_tenant"),
             models.CheckConstraint(condition=Q(rate_per_second__gt=0), name="sender_rate_positive"),
+            models.CheckConstraint(
+                condition=Q(in_doubt_minutes__isnull=True)
+                | Q(in_doubt_minutes__gte=5, in_doubt_minutes__lte=10080),
+                name="sender_doubts_for_a_while",
+                violation_error_message="Write 5 to 10,080 minutes (7 days), or leave it empty.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -253,6 +268,13 @@ class Message(QueueItem):
     delivered_at = models.DateTimeField(null=True, blank=True)
     read_at = models.DateTimeField(null=True, blank=True)
     failed_at = models.DateTimeField(null=True, blank=True)
+    dismissed = ArrayField(
+        models.UUIDField(),
+        null=True,
+        editable=False,
+        help_text="Attempts that the vendor failed and that were tried again: what it says of them late "
+        "changes nothing.",
+    )
     created_at = models.DateTimeField(default=now, editable=False)
 
     state = models.CharField(max_length=16, choices=State, default=State.QUEUED)

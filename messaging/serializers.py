@@ -31,6 +31,7 @@ class SenderSerializer(TenantSerializer):
             "label",
             "display_number",
             "rate_per_second",
+            "in_doubt_minutes",
             "quality",
             "created_at",
         ]
@@ -175,6 +176,7 @@ class MessageSerializer(TenantSerializer):
             "delivered_at",
             "read_at",
             "failed_at",
+            "in_doubt_at",
             "created_at",
         ]
         read_only_fields = fields
@@ -239,6 +241,18 @@ class CancelledSerializer(serializers.Serializer[Any]):
 
 class RetriedSerializer(serializers.Serializer[Any]):
     retried = serializers.IntegerField()
+
+
+class ResendSerializer(StrictSerializer):
+    older_than_minutes = serializers.IntegerField(
+        min_value=1,
+        max_value=actions.LONGEST_MINUTES,
+        help_text="How long they have been in doubt. Whoever got one of them after all gets it twice.",
+    )
+
+
+class ResentSerializer(serializers.Serializer[Any]):
+    resent = serializers.IntegerField()
 
 
 class PreflightStepSerializer(serializers.Serializer[Any]):

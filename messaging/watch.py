@@ -19,11 +19,11 @@ def long_in_doubt() -> Iterable[Finding]:
     """Messages whose outcome nobody has told, by broadcast."""
     rows = (
         Message.objects.in_doubt()
-        .filter(due_at__lt=now() - DOUBT_LASTS)
+        .filter(in_doubt_at__lt=now() - DOUBT_LASTS)
         .order_by()
         .values_list("tenant_id", "broadcast_id", "broadcast__name")
         .annotate(n=Count("id"))
     )
     for tenant_id, broadcast_id, name, n in rows:
-        summary = f"“{name}”: {n:,} messages have been in doubt for over an hour; mark them sent or failed"
+        summary = f"“{name}”: {n:,} messages have been in doubt for over an hour: resend them, or mark them"
         yield Finding(f"broadcast:{broadcast_id}", summary, tenant_id)

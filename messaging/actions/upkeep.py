@@ -8,6 +8,7 @@ from django.db import connection
 
 from campaigns.models import Campaign
 from engine.watch.checks import reconcile
+from messaging.actions.again import resend_by_themselves
 from messaging.actions.apart import Pieces
 from messaging.actions.control import CANCEL_AT_ONCE, cancel_broadcast, cancel_queued
 from messaging.actions.failures import judge_step, running_steps
@@ -37,6 +38,7 @@ def tend_broadcasts() -> dict[str, int]:
             "ended": pieces.counted("ending", lambda p: end_with_campaigns(p)),
             "cancelled": pieces.counted("cancelling", lambda p: cancel_leftovers(p)),
             "reopened": pieces.counted("reopening", lambda p: reopen_left_behind(p)),
+            "resent": pieces.counted("sending again", lambda p: resend_by_themselves(p)),
             "running": pieces.counted("advancing", lambda p: advance_running(p)),
             "folded": pieces.counted("folding", lambda p: compact_tallies()),
         }
@@ -90,8 +92,8 @@ def end_with_campaigns(pieces: Pieces) -> int:
 def left_behind() -> list[tuple[int, int, str, str]]:
     """List broadcasts (id, tenant id, name, state) with queued messages that nobody would send any more.
 
-    Their step or the whole broadcast was called done, or it was cancelled, while a runner that stood still had
-    them in hand. A skip scan of the index of what is queued: one probe for each lane and step, whatever
+    Their step or the whole broadcast was called done, or it was cancelled, while a runner that stood still
+    had them in hand. A skip scan of the index of what is queued: one probe for each lane and step, whatever
     the history.
     """
     with connection.cursor() as cursor:
