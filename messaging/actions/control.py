@@ -10,6 +10,7 @@ from django.utils.timezone import now
 
 from engine.actions import resume_lane
 from engine.clock.schedules import enqueue
+from engine.models import Lane
 from messaging.actions.again import must_be
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.failures import begin_windows
@@ -44,6 +45,9 @@ def resume_broadcast(*, broadcast_id: int) -> Broadcast:
     A lane that is held for the same reason is resumed with it: the operator has said that it may go on.
     Steps whose template is approved again wait for their turn.
     """
+    # lanes before broadcasts, as whoever stops them does
+    lanes = Lane.objects.filter(sender__broadcasts=broadcast_id)
+    list(lanes.select_for_update(no_key=True, of=("self",)).values_list("pk"))
     broadcast = locked_broadcast(broadcast_id)
     must_be(broadcast, "resumed", State.PAUSED)
     lane = broadcast.sender.lane
