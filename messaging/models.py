@@ -11,6 +11,7 @@ from django.utils.timezone import now
 from campaigns.models import Campaign, Contact
 from engine.models import Lane, QueueItem
 from messaging.querysets import BroadcastQuerySet, MessageQuerySet
+from tenants.json_columns import json_is
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import TenantManager, TenantOwned
 
@@ -108,6 +109,12 @@ class MessageTemplate(TenantOwned):
         constraints = [
             models.UniqueConstraint(fields=["tenant", "name", "language"], name="template_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="template_of_tenant"),
+            models.CheckConstraint(
+                condition=json_is("variables", "array"), name="template_variables_are_a_list"
+            ),
+            models.CheckConstraint(
+                condition=json_is("components", "array"), name="template_components_are_a_list"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -164,6 +171,9 @@ class Broadcast(TenantOwned):
                 condition=Q(state="paused") & ~Q(pause_reason="") | ~Q(state="paused") & Q(pause_reason=""),
                 name="broadcast_paused_for_a_reason",
             ),
+            models.CheckConstraint(
+                condition=json_is("audience", "object"), name="broadcast_audience_is_an_object"
+            ),
         ]
         indexes = [
             # the minute's tick launches what is due
@@ -216,6 +226,7 @@ class BroadcastStep(TenantOwned):
             models.UniqueConstraint(fields=["broadcast", "position"], name="step_position_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="step_of_tenant"),
             models.CheckConstraint(condition=Q(share__gte=1, share__lte=100), name="step_share_is_percent"),
+            models.CheckConstraint(condition=json_is("frozen", "object"), name="step_frozen_is_an_object"),
         ]
 
     def __str__(self) -> str:

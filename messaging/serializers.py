@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from campaigns.models import Contact
 from campaigns.phones import NotAPhoneNumber, normalise
-from messaging import actions
+from messaging import actions, schemas
 from messaging.models import Broadcast, Message, MessageTemplate, Sender, Suppression
 from tenants.api.serializers import ScopedRelatedField, StrictSerializer, TenantSerializer
 from tenants.scope import current_scope
@@ -50,12 +50,15 @@ class TemplateSerializer(TenantSerializer):
     variables = serializers.ListField(
         child=serializers.JSONField(),
         required=False,
-        max_length=100,
+        max_length=schemas.MOST_VARIABLES,
         help_text='Each "name", "phone", "email", "external_id" or "attributes.<key>", '
         'or {"from": one of these, "default": text}.',
     )
     components = serializers.ListField(
-        child=serializers.DictField(), required=False, max_length=20, help_text="Header and buttons, as sent."
+        child=serializers.DictField(),
+        required=False,
+        max_length=schemas.MOST_COMPONENTS,
+        help_text=f"Beside the body, as sent. Each has its type: {', '.join(schemas.COMPONENT_TYPES)}.",
     )
 
     class Meta:
