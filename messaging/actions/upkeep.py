@@ -15,6 +15,7 @@ from messaging.actions.failures import judge_step, running_steps
 from messaging.actions.flow import advance_broadcast, hold_broadcasts, reopen_broadcast
 from messaging.actions.launch import launch_due_broadcasts
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate
+from messaging.watch import end_past_incidents
 from tenants.scope import all_tenants
 
 State, StepState = Broadcast.State, BroadcastStep.State
@@ -40,6 +41,7 @@ def tend_broadcasts() -> dict[str, int]:
             "reopened": pieces.counted("reopening", lambda p: reopen_left_behind(p)),
             "resent": pieces.counted("sending again", lambda p: resend_by_themselves(p)),
             "running": pieces.counted("advancing", lambda p: advance_running(p)),
+            "over": pieces.counted("ending incidents", lambda p: end_past_incidents()),
             "folded": pieces.counted("folding", lambda p: compact_tallies()),
         }
         reconcile(UPKEEP_KIND, pieces.failed)
