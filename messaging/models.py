@@ -210,7 +210,7 @@ class BroadcastStep(TenantOwned):
     pause_detail = models.TextField(blank=True, editable=False)
     frozen = models.JSONField(
         default=dict,
-        db_default=Value({}, models.JSONField()),  # rows that older code writes during an upgrade
+        db_default=Value({}, models.JSONField()),  # for rows that older code writes
         editable=False,
         help_text="The template as it was at launch: this is what is sent.",
     )
@@ -283,8 +283,7 @@ class Message(QueueItem):
         models.UUIDField(),
         null=True,
         editable=False,
-        help_text="Attempts that the vendor failed and that were tried again: what it says of them late "
-        "changes nothing.",
+        help_text="Attempts that the vendor failed and that were tried again: its late word changes nothing.",
     )
     created_at = models.DateTimeField(default=now, editable=False)
 

@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
             field=django.contrib.postgres.fields.ArrayField(
                 base_field=models.UUIDField(),
                 editable=False,
-                help_text="Attempts that the vendor failed and that were tried again: what it says of them late changes nothing.",
+                help_text="Attempts that the vendor failed and that were tried again: its late word changes nothing.",
                 null=True,
                 size=None,
             ),
