@@ -68,6 +68,7 @@ def _two_numbers_on_one_token() -> int:
                 template_id=step.template_id,
                 share=100,
                 state=BroadcastStep.State.RUNNING,
+                frozen=step.frozen,
             )
             Message.objects.filter(pk__in=messages[place::2]).update(
                 lane_id=sender.lane_id, broadcast=broadcast, step=mine
