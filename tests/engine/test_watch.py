@@ -19,6 +19,7 @@ from tests import factories
 
 pytestmark = pytest.mark.django_db
 LONG_AGO = timezone.now() - timedelta(days=1)
+MOST_OPEN = 25
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,16 @@ CASES: dict[str, tuple[str, Any, Any]] = {
         lambda: Receipt.objects.create(provider="whatsapp", body=b"{}", attempts=MOST_ATTEMPTS, error="?"),
         lambda: Receipt.objects.update(applied_at=timezone.now()),
     ),
+    "a webhook was given up on, a day ago by now": (
+        "webhooks",
+        lambda: Receipt.objects.create(provider="whatsapp", body=b"{}", attempts=MOST_ATTEMPTS, error="?"),
+        lambda: Receipt.objects.update(received_at=LONG_AGO, due_at=LONG_AGO),
+    ),
+    "a cluster is silent that no longer exists": (
+        "cluster_silent",
+        lambda: Heartbeat.objects.create(cluster="messaging", beat_at=LONG_AGO, process="here:1"),
+        lambda: Heartbeat.objects.update(cluster="a queue that was removed"),
+    ),
     "a token is dead": (
         "token",
         lambda: factories.ProviderTokenFactory(state="revoked"),
@@ -84,6 +95,12 @@ CASES: dict[str, tuple[str, Any, Any]] = {
         lambda: Message.objects.update(state="delivered"),
     ),
 }
+
+
+def test_every_kind_that_the_minute_watches_has_a_case() -> None:
+    """So that none can be opened that nothing ends."""
+    watched = {kind for kind, check in watch._checks.items() if check.__module__.startswith("engine.")}
+    assert watched - {kind for kind, _, _ in CASES.values()} - {"queue"} == set()
 
 
 @pytest.mark.parametrize(("kind", "make", "mend"), CASES.values(), ids=CASES.keys())
@@ -115,6 +132,46 @@ def test_a_long_queue_is_an_incident_only_when_it_does_not_get_shorter(
     Run.objects.update(queue_after=15_000)
     watch_everything()
     assert "queue" not in open_kinds()
+
+
+def test_webhooks_of_a_tenant_are_that_tenants_incident() -> None:
+    tenants = [factories.TenantFactory(), factories.TenantFactory(), None]
+    for tenant in tenants:
+        factories.ReceiptFactory(tenant=tenant, attempts=MOST_ATTEMPTS)
+    watch_everything()
+    whose = set(Incident.objects.filter(kind="webhooks").values_list("tenant_id", flat=True))
+    assert whose == {tenant and tenant.pk for tenant in tenants}
+
+
+def test_one_tenant_cannot_fill_the_list_of_incidents() -> None:
+    many, other = factories.TenantFactory(), factories.TenantFactory()
+    findings = [Finding(f"lane:{n}", "held", many.pk) for n in range(100)]
+    findings.append(Finding("lane:100", "held", other.pk))
+    for _ in range(2):
+        reconcile("test", findings)
+    opened = Incident.objects.filter(kind="test", ended_at=None)
+    assert opened.filter(tenant=many).count() == MOST_OPEN + 1
+    assert opened.filter(tenant=other).count() == 1
+    assert opened.filter(scope="more").count() == 1
+    told = Incident.objects.filter(kind="test").count()
+    reconcile("test", findings)
+    assert Incident.objects.filter(kind="test").count() == told, "the same again opens nothing"
+    reconcile("test", findings[-5:])
+    assert set(opened.values_list("scope", flat=True)) == {f"lane:{n}" for n in range(96, 101)}
+
+
+def test_a_finding_that_cannot_be_written_keeps_no_other_from_being_written() -> None:
+    tenant = factories.TenantFactory()
+    reconcile(
+        "test",
+        [
+            Finding("lane:1", "a NUL\x00 in a vendor's words", tenant.pk),
+            Finding("lane:2", "of nobody", 987_654_321),
+            Finding("lane:3", "fine", tenant.pk),
+        ],
+    )
+    written = Incident.objects.filter(kind="test", ended_at=None).values_list("scope", flat=True)
+    assert {"lane:1", "lane:3"} <= set(written)
 
 
 def test_findings_of_one_tenant_do_not_end_anothers() -> None:
