@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from engine.clock import schedules
 from engine.clock.schedules import enqueue
 from engine.clock.tasks import tick
-from engine.models import Heartbeat
+from engine.models import Heartbeat, TickRequest
 from engine.processor.contract import Report
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,5 +131,4 @@ def a_report() -> Report:
 
 
 def age_request(by: timedelta) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE engine_tickrequest SET asked_at = now() - %s", [by])
+    TickRequest.objects.update(asked_at=timezone.now() - by)
