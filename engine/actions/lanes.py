@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from engine.clock.schedules import enqueue
 from engine.models import Incident, Lane, Receipt
-from engine.processor.contract import all_queues, get_queue
-from engine.run.runner import Runner
+from engine.processor.contract import Processor, all_queues
+from engine.processor.registry import processors_of
+from engine.run.runtime import cursor
+from engine.store.claims import Claims
 from engine.store.ledger import free_dead
+from engine.watch.guard import guarded
+from engine.watch.runs import close_lost_runs
 from tenants.errors import ActionRefused
 
 
@@ -54,12 +59,53 @@ def retry_receipts(*, receipt_ids: Collection[int]) -> int:
 
 
 def recover_lanes() -> tuple[int, int]:
-    """Free every queue's lanes whose holder died. Returns rows (given back, in doubt)."""
+    """See to what nobody holds any more: lanes, rows, runs, breakers. Returns rows (given back, in doubt).
+
+    Each processor has a transaction of its own, so that one that raises keeps none of the others waiting.
+    """
     given_back = in_doubt = 0
-    for name in all_queues():
-        queue = get_queue(name)
-        if isinstance(queue, Runner):
-            with transaction.atomic():
-                back, doubt = free_dead(queue.processor)
-            given_back, in_doubt = given_back + back, in_doubt + doubt
+    for queue in all_queues():
+        for processor in processors_of(queue):
+            name = getattr(processor, "name", processor.queue)
+            counts = guarded(f"recover:{name}", partial(_recover, processor))
+            if counts:
+                given_back, in_doubt = given_back + counts[0], in_doubt + counts[1]
+    guarded("breakers", half_open_breakers)
+    guarded("lost runs", close_lost_runs)
     return given_back, in_doubt
+
+
+def half_open_breakers() -> int:
+    """Let a lane try one call whose breaker has rested long enough; returns how many lanes.
+
+    Those that nobody holds: a runner sees to its own.
+    """
+    return Lane.objects.filter(
+        breaker=Lane.Breaker.OPEN, open_until__lte=timezone.now(), holder__isnull=True
+    ).update(breaker=Lane.Breaker.HALF_OPEN)
+
+
+def _recover(processor: Processor) -> tuple[int, int]:
+    back, doubt = free_dead(processor)
+    stranded = _lanes_with_stranded_rows(processor)
+    if not stranded:
+        return back, doubt
+    more_back, more_doubt = Claims(processor).recover(cursor(), lanes=stranded)
+    return back + more_back, doubt + more_doubt
+
+
+def _lanes_with_stranded_rows(processor: Processor) -> list[int]:
+    """Lock the lanes that nobody holds and that have rows claimed or under way.
+
+    A claim leaves such rows whose commit's acknowledgement was lost: its runner never knew of them. Locked,
+    the lane cannot be taken by a runner, so none of these rows is anybody's.
+    """
+    with connection.cursor() as db:
+        db.execute(
+            f"""
+            SELECT id FROM engine_lane
+             WHERE holder IS NULL AND id IN (
+                SELECT lane_id FROM {processor.model._meta.db_table} WHERE state IN ('claimed', 'sending'))
+             ORDER BY id FOR UPDATE SKIP LOCKED"""
+        )
+        return [row[0] for row in db.fetchall()]
