@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
-from engine.models import Heartbeat, Incident, Lane, Receipt, Run
+from engine.models import Allowance, AllowanceUse, FlowHold, Heartbeat, Incident, Lane, Receipt, Run
 from engine.watch import checks as watch
 from engine.watch.checks import Finding, reconcile, watch_everything
+from engine.watch.depth import Depth
 from messaging.models import Message
 from tenants.scope import all_tenants
 from tests import factories
@@ -45,14 +48,33 @@ def growing_queue() -> Any:
     ]
 
 
+def nearly_used(window: str) -> Any:
+    """Spend 180 of 200, in two slots of the window, and much more long before it."""
+    token = factories.ProviderTokenFactory()
+    allowance = Allowance.objects.create(
+        tenant=token.tenant, token=token, limit=200, window=window, timezone="America/Los_Angeles"
+    )
+    now = timezone.now()
+    for slot, spent in ((now, 100), (now - timedelta(seconds=1), 80), (now - timedelta(days=40), 900)):
+        AllowanceUse.objects.create(allowance=allowance, tenant_id=0, slot=slot, spent=spent)
+
+
 CASES: dict[str, tuple[str, Any, Any]] = {
     "few calls succeed": ("success", poor_runs, lambda: Run.objects.update(started_at=LONG_AGO)),
-    "an allowance is nearly used": (
-        "allowance",
-        lambda: factories.LaneFactory(
-            allowance=200, used=180, window_ends_at=timezone.now() + timedelta(minutes=9)
+    **{
+        f"an allowance is nearly used: {window.label}": (
+            "allowance",
+            partial(nearly_used, window),
+            lambda: AllowanceUse.objects.update(slot=F("slot") - timedelta(days=32)),
+        )
+        for window in Allowance.Window
+    },
+    "a flow is held": (
+        "flow_held",
+        lambda: FlowHold.objects.create(
+            tenant=factories.TenantFactory(), processor="messages", flow=7, reason="fault", detail="odd"
         ),
-        lambda: Lane.objects.update(used=0),
+        lambda: FlowHold.objects.all().delete(),
     ),
     "a lane is held": (
         "lane_held",
@@ -120,12 +142,8 @@ def test_what_is_wrong_opens_one_incident_and_what_is_mended_ends_it(kind: str, 
 def test_a_long_queue_is_an_incident_only_when_it_does_not_get_shorter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Long:
-        def waiting(self) -> int:
-            return 20_000
-
     monkeypatch.setattr(watch, "all_queues", lambda: ["messaging"])
-    monkeypatch.setattr(watch, "get_queue", lambda _: Long())
+    monkeypatch.setattr(watch, "depth_of", lambda queue, most: Depth(queue, most, 1.0))
     growing_queue()
     watch_everything()
     assert "queue" in open_kinds()
@@ -157,6 +175,7 @@ def test_one_tenant_cannot_fill_the_list_of_incidents() -> None:
     reconcile("test", findings)
     assert Incident.objects.filter(kind="test").count() == told, "the same again opens nothing"
     reconcile("test", findings[-5:])
+    watch_everything()
     assert set(opened.values_list("scope", flat=True)) == {f"lane:{n}" for n in range(96, 101)}
 
 
