@@ -139,6 +139,29 @@ def test_what_is_wrong_opens_one_incident_and_what_is_mended_ends_it(kind: str, 
     assert Incident.objects.filter(kind=kind).exclude(ended_at=None).count() == 1
 
 
+HONEST = [
+    ("honest answers are answers", {"done": 10, "failed": 90, "honest": 90}, False),
+    ("calls that want another one have worked", {"done": 10, "continued": 60, "retried": 10}, False),
+    ("the vendor's failures are not", {"done": 10, "failed": 90, "honest": 10}, True),
+    ("too few to say anything", {"done": 0, "failed": 9}, False),
+]
+
+
+@pytest.mark.parametrize(("counts", "poor"), [c[1:] for c in HONEST], ids=[c[0] for c in HONEST])
+def test_success_counts_what_the_vendor_is_to_blame_for(counts: dict[str, int], poor: bool) -> None:
+    factories.RunFactory(queue="messaging", **counts)
+    watch_everything()
+    assert ("success" in open_kinds()) is poor
+
+
+def test_processors_of_one_queue_succeed_each_for_itself() -> None:
+    factories.RunFactory(queue="messaging", processor="messages", done=1_000)
+    factories.RunFactory(queue="messaging", processor="texts", done=10, failed=90)
+    watch_everything()
+    scopes = Incident.objects.filter(kind="success").values_list("scope", flat=True)
+    assert list(scopes) == ["queue:messaging/texts"]
+
+
 def test_a_long_queue_is_an_incident_only_when_it_does_not_get_shorter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
