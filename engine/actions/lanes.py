@@ -9,13 +9,14 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from engine.clock.schedules import enqueue
-from engine.models import Incident, Lane, Receipt
+from engine.models import FlowHold, Incident, Lane, Receipt
 from engine.processor.contract import Processor, all_queues
-from engine.processor.registry import processors_of
+from engine.processor.registry import name_of, processors_of
 from engine.run.runtime import cursor
 from engine.store.claims import Claims
 from engine.store.ledger import free_dead
 from engine.watch.guard import guarded
+from engine.watch.incidents import end_incident, flow_scope
 from engine.watch.runs import close_lost_runs
 from tenants.errors import ActionRefused
 
@@ -48,6 +49,21 @@ def resume_lane(*, lane_id: int) -> int:
 
 
 @transaction.atomic
+def release_flow(*, hold_id: int) -> int:
+    """Let a held flow go on, and start on what waits; returns 0 when somebody was faster."""
+    hold = FlowHold.objects.select_for_update().filter(pk=hold_id).first()
+    if hold is None:
+        return 0
+    hold.delete()
+    scope = flow_scope(hold.processor, hold.flow)
+    end_incident(tenant_id=hold.tenant_id, kind="flow_held", scope=scope)
+    for queue in all_queues():
+        if hold.processor in map(name_of, processors_of(queue)):
+            enqueue(queue)
+    return 1
+
+
+@transaction.atomic
 def retry_receipts(*, receipt_ids: Collection[int]) -> int:
     """Apply webhooks again that were given up on or wait for their next attempt; returns how many."""
     retried = Receipt.objects.filter(pk__in=receipt_ids, applied_at=None).update(
@@ -66,8 +82,7 @@ def recover_lanes() -> tuple[int, int]:
     given_back = in_doubt = 0
     for queue in all_queues():
         for processor in processors_of(queue):
-            name = getattr(processor, "name", processor.queue)
-            counts = guarded(f"recover:{name}", partial(_recover, processor))
+            counts = guarded(f"recover:{name_of(processor)}", partial(_recover, processor))
             if counts:
                 given_back, in_doubt = given_back + counts[0], in_doubt + counts[1]
     guarded("breakers", half_open_breakers)

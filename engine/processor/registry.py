@@ -15,3 +15,9 @@ def processors_of(queue: str) -> Sequence[Processor]:
         return tuple(many)
     one: Processor | None = getattr(registered, "processor", None)
     return () if one is None else (one,)
+
+
+def name_of(processor: Processor) -> str:
+    """Return the name by which lanes, runs and held flows know a processor; its queue's, without one."""
+    name: str = getattr(processor, "name", "") or processor.queue
+    return name

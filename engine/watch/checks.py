@@ -22,7 +22,7 @@ from engine.processor.contract import all_queues
 from engine.watch.depth import depth_of
 from engine.watch.guard import guarded
 from engine.watch.heartbeats import silent_clusters
-from engine.watch.incidents import MORE, Severity, end_incident, end_overflow, open_incident
+from engine.watch.incidents import MORE, Severity, end_incident, end_overflow, flow_scope, open_incident
 
 logger = structlog.get_logger(__name__)
 
@@ -187,11 +187,6 @@ def held_flow() -> Iterable[Finding]:
         summary = f"{hold.processor} {hold.flow} is held ({hold.reason}): {hold.detail}"
         severity: Severity = "critical" if hold.reason == "fault" else "warning"
         yield Finding(flow_scope(hold.processor, hold.flow), summary, hold.tenant_id, severity)
-
-
-def flow_scope(processor: str, flow: int) -> str:
-    """Name a flow as the scope of an incident of kind `flow_held`."""
-    return f"flow:{processor}:{flow}"
 
 
 def stale_lane() -> Iterable[Finding]:
