@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from engine.models import Heartbeat, Incident, Lane, Receipt, Run
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 from messaging.models import Broadcast, Message, MessageTally
 from tenants.admin_roles import Role, role_of
 from tenants.scope import ALL, current_scope

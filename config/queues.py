@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 from engine.watch.depth import Depth, depth_of
 
 CAP: Final = 10_000  # counting further would say nothing more and cost ever more

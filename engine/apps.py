@@ -6,6 +6,6 @@ class EngineConfig(AppConfig):
 
     def ready(self) -> None:
         from engine.inbox.receipts import Receipts
-        from engine.processor.contract import register_queue
+        from engine.processor.registry import register_worker
 
-        register_queue("events", Receipts())
+        register_worker("events", Receipts())

@@ -62,6 +62,9 @@ class Lane(TenantOrPlatformOwned):
     # what holds it back
     breaker = models.CharField(max_length=12, choices=Breaker, default=Breaker.CLOSED, editable=False)
     open_until = models.DateTimeField(null=True, blank=True, editable=False)
+    grouped = models.BooleanField(
+        default=False, db_default=False, editable=False, help_text="Departures leave in groups."
+    )
     openings = models.PositiveSmallIntegerField(
         default=0, editable=False, help_text="How often the breaker opened in a row: each rest is longer."
     )
@@ -213,9 +216,6 @@ class Run(models.Model):
     retried = models.PositiveIntegerField(default=0)
     throttled = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
-    honest = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="Failed by the vendor's honest answer, e.g. that it is not there."
-    )
     in_doubt = models.PositiveIntegerField(default=0)
     held = models.PositiveIntegerField(default=0)
     given_back = models.PositiveIntegerField(default=0)

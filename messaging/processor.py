@@ -1,12 +1,11 @@
-"""WhatsApp messages: one row a call, never sent twice, stopped at once when a step may not run."""
+"""WhatsApp messages: one row, one call, never sent twice, stopped at once when a step may not run."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -14,12 +13,25 @@ from django.conf import settings
 from django.db import connection
 
 from engine.models import Lane
-from engine.processor.contract import Item, LaneFacts, Planned, Processor, Settled, Stale
+from engine.processor import (
+    Call,
+    Done,
+    Failed,
+    Hold,
+    LaneFacts,
+    Outcome,
+    Processor,
+    Reply,
+    Request,
+    Response,
+    Scope,
+    Settled,
+    Stale,
+    Usage,
+)
 from messaging.actions import advance_broadcast, hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import BroadcastStep, Message, MessageTemplate, Suppression
 from providers import whatsapp
-from providers.base import Failed, Hold, Outcome, Reply, Response, Scope, Throttled
-from tenants.secrets import decrypt
 
 FRESH_SECONDS = 5.0
 """How long what is known of a step may be kept between claims."""
@@ -32,19 +44,16 @@ Channel = Suppression.Channel
 class StepFacts:
     """What all messages of a step have in common."""
 
-    base_url: str
     template: str
     language: str
     components: tuple[Mapping[str, Any], ...]
     marketing: bool
-    phone_number_id: str
-    token: str
-    version: str
 
 
 class MessageProcessor(Processor):
     """Send the messages of running broadcasts' running steps, each step a flow of its own."""
 
+    name = "messages"
     queue = "messaging"
     model = Message
     columns = ("phone", "parameters")
@@ -67,47 +76,41 @@ class MessageProcessor(Processor):
 
     # -- the database's part ---------------------------------------------------------------
     def load_steps(self, step_ids: set[int]) -> None:
-        """Load what is not known, and all of it anew after `FRESH_SECONDS`: a token may have a new secret."""
+        """Load what is not known, and all of it anew after `FRESH_SECONDS`: a template may have changed."""
         now = time.monotonic()
         if now - self.steps_from > FRESH_SECONDS:
             self.steps, self.steps_from = {}, now
         if unknown := step_ids - self.steps.keys():
             self.steps = self.steps | _load_steps(unknown)
 
-    def prepare(self, items: Sequence[Item]) -> Mapping[int, tuple[str, str]]:
+    def prepare(self, requests: Sequence[Request]) -> Mapping[int, Outcome]:
         """Know the steps, and leave out whoever has been suppressed since the launch."""
-        self.load_steps({item.flow for item in items})
-        suppressed = _suppressed(items)
-        closed = {}
-        for item in items:
-            channels = suppressed.get((item.tenant_id, item.columns["phone"]), {})
-            step = self.steps[item.flow]
+        self.load_steps({request.flow for request in requests})
+        suppressed = _suppressed(requests)
+        closed: dict[int, Outcome] = {}
+        for request in requests:
+            channels = suppressed.get((request.tenant_id, request.columns["phone"]), {})
+            step = self.steps[request.flow]
             for channel, reason in channels.items():
                 if channel != Channel.WHATSAPP_MARKETING or step.marketing:
-                    closed[item.id] = (State.SUPPRESSED.value, reason)
+                    closed[request.id] = Done(state=State.SUPPRESSED.value, detail=reason)
         return closed
 
-    def rest(self, response: Response) -> Throttled | None:
-        """Stop before the app's call limit does: each reply says how much of it is used."""
-        wait = whatsapp.exhausted(response) if isinstance(response, Reply) else None
-        return Throttled(wait, Scope.TOKEN, "usage", "the app's call limit is used up") if wait else None
-
-    def attend(self, settled: Sequence[Settled]) -> None:
+    def learn(self, settled: Sequence[Settled]) -> int:
         """Pause what a hold stops, suppress who opted out, and watch the share of failures."""
         opted_out: dict[int, list[str]] = defaultdict(list)
         failing: set[int] = set()
         held: set[tuple[Scope, int]] = set()
-        for item, outcome in settled:
+        for request, outcome in settled:
             match outcome:
-                case Hold(reason, scope, code, detail):
-                    key = (scope, item.flow if scope is Scope.FLOW else item.lane_id)
-                    if key not in held:
-                        held.add(key)
-                        self.hold(item, scope, reason, code, detail)
+                case Hold(reason, scope, code, detail) if scope is not Scope.FLOW:
+                    if (scope, request.lane_id) not in held:
+                        held.add((scope, request.lane_id))
+                        self.hold_lane(request, scope, reason, code, detail)
                 case Failed(code):
-                    failing.add(item.flow)
+                    failing.add(request.flow)
                     if whatsapp.is_marketing_opt_out(code):
-                        opted_out[item.tenant_id].append(item.columns["phone"])
+                        opted_out[request.tenant_id].append(request.columns["phone"])
         for tenant_id, phones in opted_out.items():
             suppress(
                 tenant_id=tenant_id,
@@ -117,14 +120,18 @@ class MessageProcessor(Processor):
             )
         if failing:
             refuse_after_failures(step_ids=failing)
+        return 0
 
-    def hold(self, item: Item, scope: Scope, reason: str, code: str, detail: str) -> None:
-        if scope is Scope.FLOW:
-            hold_broadcasts(step_id=item.flow, reason=reason, code=code, detail=detail)
-        elif scope is Scope.TOKEN:
-            hold_broadcasts(token_id=_token_of(item.lane_id), reason=reason, code=code, detail=detail)
+    def hold_lane(self, request: Request, scope: Scope, reason: str, code: str, detail: str) -> None:
+        """Pause the broadcasts of a number, or of every number on its token."""
+        if scope is Scope.TOKEN:
+            hold_broadcasts(token_id=_token_of(request.lane_id), reason=reason, code=code, detail=detail)
         else:
-            hold_broadcasts(lane_ids=[item.lane_id], reason=reason, code=code, detail=detail)
+            hold_broadcasts(lane_ids=[request.lane_id], reason=reason, code=code, detail=detail)
+
+    def hold_flow(self, request: Request, *, reason: str, code: str, detail: str) -> bool:
+        hold_broadcasts(step_id=request.flow, reason=reason, code=code, detail=detail)
+        return True
 
     def drained(self, flows: Sequence[int]) -> None:
         """Move on the broadcasts whose running step has nothing left."""
@@ -133,30 +140,28 @@ class MessageProcessor(Processor):
             advance_broadcast(broadcast_id)
 
     # -- the pure part ---------------------------------------------------------------------
-    def plan(self, lane: LaneFacts, items: Sequence[Item]) -> Sequence[Planned]:
-        return [Planned(self.call(item), (item,)) for item in items]
-
-    def call(self, item: Item) -> Any:
-        step = self.steps[item.flow]
+    def plan(self, lane: LaneFacts, request: Request) -> Call:
+        step = self.steps[request.flow]
         return whatsapp.send_template(
-            base_url=step.base_url,
-            version=step.version,
-            phone_number_id=step.phone_number_id,
-            token=step.token,
-            to=item.columns["phone"],
+            base_url=lane.base_url,
+            version=lane.version,
+            phone_number_id=lane.name,
+            token=lane.secret,
+            to=request.columns["phone"],
             template=step.template,
             language=step.language,
-            components=_components(step, item.columns["parameters"]),
-            attempt=str(item.attempt),
+            components=_components(step, request.columns["parameters"]),
+            attempt=str(request.attempt),
             timeout=settings.SEND_TIMEOUT,
         )
 
-    def interpret(self, planned: Planned, response: Response) -> Iterable[Settled]:
-        item = planned.items[0]
-        outcome: Outcome = whatsapp.read_send(
-            response, attempt_number=item.attempts + 1, secrets=planned.call.secrets
-        )
-        return ((item, outcome),)
+    def interpret(self, lane: LaneFacts, request: Request, response: Response) -> Outcome:
+        return whatsapp.read_send(response, attempt_number=request.attempts + 1, secrets=(lane.secret,))
+
+    def usage(self, reply: Reply) -> Usage | None:
+        """Stop before the app's call limit does: each reply says how much of it is used."""
+        wait = whatsapp.exhausted(reply)
+        return Usage("calls", share=1.0, regain_after=wait) if wait else None
 
 
 def _components(step: StepFacts, parameters: str | list[str]) -> list[Mapping[str, Any]]:
@@ -169,46 +174,33 @@ def _components(step: StepFacts, parameters: str | list[str]) -> list[Mapping[st
 
 
 def _load_steps(step_ids: set[int]) -> dict[int, StepFacts]:
-    steps = BroadcastStep.objects.filter(pk__in=step_ids).select_related(
-        "template", "broadcast__sender__provider_token"
-    )
+    steps = BroadcastStep.objects.filter(pk__in=step_ids).select_related("template")
     return {step.pk: _facts(step) for step in steps}
 
 
 def _facts(step: BroadcastStep) -> StepFacts:
-    sender, template = step.broadcast.sender, step.template
-    token = sender.provider_token
+    template = step.template
     return StepFacts(
-        base_url=settings.WHATSAPP_URL,
         template=template.name,
         language=template.language,
         components=tuple(template.components),
         marketing=template.category == MessageTemplate.Category.MARKETING,
-        phone_number_id=sender.address,
-        token=_opened(token.sealed_secret),
-        version=token.config.get("version", whatsapp.DEFAULT_VERSION),
     )
 
 
-@lru_cache(maxsize=1024)
-def _opened(sealed: str) -> str:
-    """Open a secret once per process: 40 µs that every batch would pay for every step."""
-    return decrypt(sealed)
-
-
-def _suppressed(items: Sequence[Item]) -> dict[tuple[int, str], dict[str, str]]:
-    """{(tenant, phone): {channel: reason}} for those of the items who must not be written to by WhatsApp."""
+def _suppressed(requests: Sequence[Request]) -> dict[tuple[int, str], dict[str, str]]:
+    """{(tenant, phone): {channel: reason}} for those who must not be written to by WhatsApp."""
     found: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT s.tenant_id, s.phone, s.channel, s.reason
-              FROM unnest(%s::bigint[], %s::text[]) AS item(tenant_id, phone)
-              JOIN messaging_suppression AS s ON s.tenant_id = item.tenant_id AND s.phone = item.phone
+              FROM unnest(%s::bigint[], %s::text[]) AS wanted(tenant_id, phone)
+              JOIN messaging_suppression AS s ON s.tenant_id = wanted.tenant_id AND s.phone = wanted.phone
              WHERE s.channel = ANY(%s)""",
             [
-                [item.tenant_id for item in items],
-                [item.columns["phone"] for item in items],
+                [request.tenant_id for request in requests],
+                [request.columns["phone"] for request in requests],
                 [Channel.ALL.value, Channel.WHATSAPP.value, Channel.WHATSAPP_MARKETING.value],
             ],
         )

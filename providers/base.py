@@ -7,15 +7,17 @@ an HTTP client, and the engine alone moves rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 from urllib.parse import quote, quote_plus
+
+ONE_CALL: Mapping[str, int] = MappingProxyType({"calls": 1})
 
 
 @dataclass(slots=True, frozen=True, repr=False)
@@ -23,7 +25,8 @@ class Call:
     """One HTTP request, ready to leave.
 
     `timeout` is in seconds and covers the whole exchange. `secrets` are the strings that must never
-    be shown: whoever logs or stores an exchange passes its text through `redact` first.
+    be shown: whoever logs or stores an exchange passes its text through `redact` first. `cost` is what the
+    call spends of the token's allowances, by unit: {"calls": 1}, {"calls": 1, "usd_cents": 37}.
     """
 
     method: str
@@ -32,6 +35,7 @@ class Call:
     body: bytes = b""
     timeout: float = 30.0
     secrets: tuple[str, ...] = ()
+    cost: Mapping[str, int] = field(default_factory=lambda: ONE_CALL)
 
     def __str__(self) -> str:
         return redact(f"{self.method} {self.url}", self.secrets)
@@ -71,10 +75,9 @@ Response = Reply | Unsent | Lost
 
 
 class Scope(StrEnum):
-    """How much a refusal holds back: one row, its flow (a broadcast's step), its lane (a number),
+    """How much a refusal holds back beside its row: its flow (a broadcast's step), its lane (a number),
     or every lane on the same token (an account, an app)."""
 
-    ROW = "row"
     FLOW = "flow"
     LANE = "lane"
     TOKEN = "token"  # noqa: S105 (a scope, not a secret)
@@ -82,17 +85,33 @@ class Scope(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Done:
-    """The vendor did it. `fields` are columns of the row to set, e.g. the vendor's id."""
+    """The request is answered. `fields` are columns of its row to set, e.g. the vendor's id.
+
+    `facts` are what the reply teaches, values of the application's own; `learn` gets them. `state` is the
+    word for the end where it is not the processor's `done_state`. `again` makes the request a recurring
+    one: done, and due again after that time with fresh attempts.
+    """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
+    facts: Sequence[Any] = ()
+    state: str | None = None
+    detail: str = ""
+    again: timedelta | None = None
 
 
 @dataclass(slots=True, frozen=True)
-class Pending:
-    """Begun, result not in yet: keep `fields` and look at the row again after `after`. No attempt used."""
+class Continue:
+    """Answered in part: `fields` keep what the next call needs (a cursor, the vendor's run id), and the
+    request is due again after `after`. No attempt is used.
 
-    after: timedelta
+    `forget` drops the attempt's name: the vendor has said that nothing became of what was begun under it,
+    so the next plan may begin anew.
+    """
+
     fields: Mapping[str, Any] = field(default_factory=dict)
+    facts: Sequence[Any] = ()
+    after: timedelta = timedelta(0)
+    forget: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -109,13 +128,14 @@ class Retry:
 
 @dataclass(slots=True, frozen=True)
 class Throttled:
-    """Too fast for the vendor, and not the row's fault: no attempt used, everything in `scope` waits `after`.
+    """Too fast for the vendor, and not the row's fault: no attempt used. The row waits `after`, and so does
+    everything in `scope`; with none, the row alone.
 
-    With `slow_down`, the lane's own rate was too high: it is halved and grows back.
+    With `slow_down` it is the lane's own rate that the vendor refused: its pacer gives way.
     """
 
     after: timedelta
-    scope: Scope = Scope.LANE
+    scope: Scope | None = Scope.LANE
     code: str = ""
     detail: str = ""
     slow_down: bool = False
@@ -150,7 +170,22 @@ class Hold:
     detail: str = ""
 
 
-Outcome = Done | Pending | Retry | Throttled | Failed | InDoubt | Hold
+Outcome = Done | Continue | Retry | Throttled | Failed | InDoubt | Hold
+
+
+@dataclass(slots=True, frozen=True)
+class Usage:
+    """A vendor's own word on what is used of an allowance, as usage headers and limits endpoints tell it.
+
+    `share` is of 1, `used` and `limit` count the unit; what the vendor did not say is None.
+    `regain_after` is how long it wants no more calls.
+    """
+
+    unit: str = "calls"
+    share: float | None = None
+    used: int | None = None
+    limit: int | None = None
+    regain_after: timedelta | None = None
 
 
 class Standing(StrEnum):

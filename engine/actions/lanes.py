@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from engine.clock.schedules import enqueue
 from engine.models import FlowHold, Incident, Lane, Receipt
-from engine.processor.contract import Processor, all_queues
-from engine.processor.registry import name_of, processors_of
-from engine.run.runtime import cursor
-from engine.store.claims import Claims
-from engine.store.ledger import free_dead
+from engine.processor.registry import all_processors
+from engine.store.holds import release_flows
+from engine.store.store import find_strays, free_dead
 from engine.watch.guard import guarded
-from engine.watch.incidents import end_incident, flow_scope
 from engine.watch.runs import close_lost_runs
 from tenants.errors import ActionRefused
 
@@ -54,12 +51,10 @@ def release_flow(*, hold_id: int) -> int:
     hold = FlowHold.objects.select_for_update().filter(pk=hold_id).first()
     if hold is None:
         return 0
-    hold.delete()
-    scope = flow_scope(hold.processor, hold.flow)
-    end_incident(tenant_id=hold.tenant_id, kind="flow_held", scope=scope)
-    for queue in all_queues():
-        if hold.processor in map(name_of, processors_of(queue)):
-            enqueue(queue)
+    release_flows(processor=hold.processor, flows=[hold.flow])
+    for processor in all_processors():
+        if processor.name == hold.processor:
+            enqueue(processor.queue)
     return 1
 
 
@@ -80,9 +75,9 @@ def recover_lanes() -> tuple[int, int]:
     Each processor has a transaction of its own, so that one that raises keeps none of the others waiting.
     """
     given_back = in_doubt = 0
-    for queue in all_queues():
-        for processor in processors_of(queue):
-            counts = guarded(f"recover:{name_of(processor)}", partial(_recover, processor))
+    for processor in all_processors():
+        for see_to in (free_dead, find_strays):
+            counts = guarded(f"recover:{processor.name}", partial(see_to, processor))
             if counts:
                 given_back, in_doubt = given_back + counts[0], in_doubt + counts[1]
     guarded("breakers", half_open_breakers)
@@ -98,29 +93,3 @@ def half_open_breakers() -> int:
     return Lane.objects.filter(
         breaker=Lane.Breaker.OPEN, open_until__lte=timezone.now(), holder__isnull=True
     ).update(breaker=Lane.Breaker.HALF_OPEN)
-
-
-def _recover(processor: Processor) -> tuple[int, int]:
-    back, doubt = free_dead(processor)
-    stranded = _lanes_with_stranded_rows(processor)
-    if not stranded:
-        return back, doubt
-    more_back, more_doubt = Claims(processor).recover(cursor(), lanes=stranded)
-    return back + more_back, doubt + more_doubt
-
-
-def _lanes_with_stranded_rows(processor: Processor) -> list[int]:
-    """Lock the lanes that nobody holds and that have rows claimed or under way.
-
-    A claim leaves such rows whose commit's acknowledgement was lost: its runner never knew of them. Locked,
-    the lane cannot be taken by a runner, so none of these rows is anybody's.
-    """
-    with connection.cursor() as db:
-        db.execute(
-            f"""
-            SELECT id FROM engine_lane
-             WHERE holder IS NULL AND id IN (
-                SELECT lane_id FROM {processor.model._meta.db_table} WHERE state IN ('claimed', 'sending'))
-             ORDER BY id FOR UPDATE SKIP LOCKED"""
-        )
-        return [row[0] for row in db.fetchall()]

@@ -18,7 +18,7 @@ from django_q.models import Schedule
 from django_q.tasks import async_task
 
 from engine.models import TickRequest
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 
 logger = structlog.get_logger(__name__)
 

@@ -9,7 +9,8 @@ from django.conf import settings
 
 from engine.actions import recover_lanes
 from engine.clock.schedules import DEFAULT_CLUSTER, begin_tick, enqueue
-from engine.processor.contract import Report, get_queue
+from engine.processor.counts import Counts
+from engine.processor.registry import get_queue
 from engine.watch.alerts import tell_incidents
 from engine.watch.checks import watch_everything
 from engine.watch.guard import guarded
@@ -21,7 +22,7 @@ IDLE_SECONDS = 2.0
 """A tick that finds nothing to do makes room for another after this long."""
 
 
-def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_seconds: float = inf) -> Report:
+def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_seconds: float = inf) -> Counts:
     """Run a queue in this process until its deadline, until nothing is left, or until it has had nothing
     to do for `idle_seconds`."""
     return get_queue(queue).run(seconds=seconds, until_empty=until_empty, idle_seconds=idle_seconds)

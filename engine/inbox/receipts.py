@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from engine.clock.stopping import stop_asked
 from engine.models import Receipt
-from engine.processor.contract import Report
+from engine.processor.counts import Counts
 from tenants.scope import all_tenants
 
 logger = structlog.get_logger(__name__)
@@ -54,9 +54,9 @@ class Receipts:
         until_empty: bool = False,
         idle_seconds: float = inf,
         successor: Callable[[], object] | None = None,
-    ) -> Report:
+    ) -> Counts:
         """Apply what is due until the deadline, or until nothing is left."""
-        report, started = Report("events"), time.monotonic()
+        report, started = Counts("events"), time.monotonic()
         deadline, busy_at = started + seconds, started
         try:
             while (now := time.monotonic()) < deadline and not stop_asked():
@@ -78,7 +78,7 @@ class Receipts:
         """Count the receipts still to be applied; those given up on are not."""
         return Receipt.objects.filter(applied_at=None, attempts__lt=MOST_ATTEMPTS).count()
 
-    def try_batch(self, report: Report) -> int:
+    def try_batch(self, report: Counts) -> int:
         """Apply a batch; after a deadlock or a database restart it is as it was, and tried again."""
         try:
             return self.apply_batch(report)
@@ -87,7 +87,7 @@ class Receipts:
             connection.close()
             return 0
 
-    def apply_batch(self, report: Report) -> int:
+    def apply_batch(self, report: Counts) -> int:
         """Lock and apply the oldest due receipts. Returns how many there were."""
         with all_tenants(atomic=True):
             due = Receipt.objects.filter(
@@ -102,7 +102,7 @@ class Receipts:
                 self.apply(provider, theirs, report)
         return len(receipts)
 
-    def apply(self, provider: str, receipts: Sequence[Receipt], report: Report) -> None:
+    def apply(self, provider: str, receipts: Sequence[Receipt], report: Counts) -> None:
         """Apply together; where that fails, one by one, so that one bad receipt stops no other."""
         try:
             with transaction.atomic():

@@ -48,6 +48,48 @@ CREATE CONSTRAINT TRIGGER engine_allowance_platform_token
 """
 
 
+# Sliding windows count whole slots: a slot leaves when its last moment does.
+LEFT = """
+CREATE FUNCTION engine_allowance_slot("window" text, zone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE "window"
+        WHEN 'hour' THEN date_trunc('minute', now())
+        WHEN 'day' THEN date_bin('30 minutes', now(), timestamptz '2000-01-01')
+        WHEN 'calendar_day' THEN date_trunc('day', now(), zone)
+        ELSE date_trunc('month', now(), zone) END
+$$;
+CREATE FUNCTION engine_allowance_opens("window" text, zone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE "window"
+        WHEN 'hour' THEN now() - interval '61 minutes'
+        WHEN 'day' THEN now() - interval '24 hours 30 minutes'
+        WHEN 'calendar_day' THEN date_trunc('day', now(), zone)
+        ELSE date_trunc('month', now(), zone) END
+$$;
+CREATE FUNCTION engine_allowance_resets("window" text, zone text, first_slot timestamptz)
+RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE "window"
+        WHEN 'hour' THEN first_slot + interval '61 minutes'
+        WHEN 'day' THEN first_slot + interval '24 hours 30 minutes'
+        WHEN 'calendar_day' THEN (date_trunc('day', now() AT TIME ZONE zone) + interval '1 day') AT TIME ZONE zone
+        ELSE (date_trunc('month', now() AT TIME ZONE zone) + interval '1 month') AT TIME ZONE zone END
+$$;
+CREATE VIEW engine_allowanceleft AS
+SELECT a.id, a.tenant_id, a.token_id, a.unit, a."limit", a."window", a.blocked_until,
+       used.spent, holds.held,
+       CASE WHEN a.blocked_until > now() THEN 0
+            ELSE greatest(0, a."limit" - used.spent - holds.held) END::int AS left_over,
+       greatest(CASE WHEN a.blocked_until > now() THEN a.blocked_until END,
+                engine_allowance_resets(a."window", a.timezone, used.first_slot)) AS resets_at
+  FROM engine_allowance AS a
+ CROSS JOIN LATERAL (
+    SELECT coalesce(sum(u.spent), 0)::int AS spent, min(u.slot) AS first_slot
+      FROM engine_allowanceuse AS u
+     WHERE u.allowance_id = a.id AND u.slot >= engine_allowance_opens(a."window", a.timezone)) AS used
+ CROSS JOIN LATERAL (
+    SELECT coalesce(sum(h.held), 0)::int AS held FROM engine_allowancehold AS h
+     WHERE h.allowance_id = a.id) AS holds;
+"""
+
+
 class Migration(migrations.Migration):
     dependencies = [("engine", "0005_second_edition"), ("tenants", "0006_vendor_account_wall")]
     operations = [
@@ -55,6 +97,11 @@ class Migration(migrations.Migration):
         migrations.RunSQL(
             HOURLY,
             "DROP TRIGGER engine_hourly_allowance ON tenants_providertoken; DROP FUNCTION engine_hourly_allowance;",
+        ),
+        migrations.RunSQL(
+            LEFT,
+            "DROP VIEW engine_allowanceleft; DROP FUNCTION engine_allowance_slot, engine_allowance_opens,"
+            " engine_allowance_resets;",
         ),
         migrations.RunSQL(
             OWNER,

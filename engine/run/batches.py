@@ -17,15 +17,12 @@ def batch_size(waiting: int) -> int:
     return next(size for over, size in BATCH_SIZES if waiting > over or over == 0)
 
 
-def window(
-    *, waiting: int, per_second: float | None, lanes: int, rows_per_call: int, seconds_left: float
-) -> int:
+def window(*, waiting: int, per_second: float | None, lanes: int, seconds_left: float) -> int:
     """Rows that a lane should have in hand: its batch, what it can do before its deadline, its fair part.
 
     `per_second` is in calls; None when nobody knows yet.
     """
-    size = max(batch_size(waiting), rows_per_call)
+    size = batch_size(waiting)
     if per_second is not None:
-        soon = per_second * min(AHEAD_SECONDS, max(seconds_left, 0.0)) * rows_per_call
-        size = min(size, max(int(soon), rows_per_call))
-    return max(min(size, MOST_IN_HAND // max(lanes, 1)), rows_per_call)
+        size = min(size, max(int(per_second * min(AHEAD_SECONDS, max(seconds_left, 0.0))), 1))
+    return max(min(size, MOST_IN_HAND // max(lanes, 1)), 1)

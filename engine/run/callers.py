@@ -1,6 +1,6 @@
 """The callers' half of a run: take what is ready, wait for the slot, call, put the outcome down.
 
-They never wait for the database. What they put down, `Unsettled`, the ledger's half takes as a whole.
+They never wait for the database. What they put down, `Unsettled`, the store's half takes as a whole.
 """
 
 from __future__ import annotations
@@ -8,15 +8,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from engine.processor.contract import Item, Planned, Processor, Stale
-from engine.run.lanes import BREAKER_AFTER, BREAKER_SECONDS, LaneDriver
-from engine.store.ledger import Opening, Stop, Unsettled
-from providers.base import Done, Hold, InDoubt, Outcome, Reply, Response, Retry, Scope, Throttled
+from engine.processor.contract import Processor, Request, Stale
+from engine.run.lanes import LaneDriver, Planned
+from engine.store.store import Opening, Stop, Unsettled
+from providers.base import (
+    Continue,
+    Done,
+    Hold,
+    InDoubt,
+    Outcome,
+    Reply,
+    Response,
+    Scope,
+    Throttled,
+    Unsent,
+    Usage,
+)
 from providers.http import Http
 
 logger = structlog.get_logger(__name__)
@@ -28,6 +41,10 @@ FEWEST_AT_ONCE, MOST_AT_ONCE = 600, 3_000
 vendor takes to answer. More would only be connections, whose buffers are what a run's memory goes to."""
 WAITABLE_BLOCK = 2.0
 """Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
+LOOK_UP_SECONDS = 0.5
+"""A caller that waits for its slot looks up this often: the rate may have changed."""
+SILENCE_SECONDS = 0.05
+"""Between two looks at a lane whose vendor is silent."""
 
 clock = time.monotonic
 
@@ -43,10 +60,11 @@ class Callers:
         self.tasks: set[asyncio.Future[Any]] = set()
         self.made = 0
         self.answer_seconds = 0.15  # smoothed
+        self._numbers = count()
 
-    def give_back(self, items: Iterable[Item]) -> None:
-        """Put down rows that certainly did not leave."""
-        self.unsettled.unsent.extend(items)
+    def give_back(self, requests: Iterable[Request]) -> None:
+        """Put down requests that certainly did not leave."""
+        self.unsettled.unsent.extend(requests)
 
     def let_at(self, lane: LaneDriver) -> None:
         """Let enough callers at what is ready."""
@@ -61,30 +79,28 @@ class Callers:
     async def caller(self, lane: LaneDriver) -> None:
         """Make one ready call after the other until none is left."""
         bind_contextvars(lane=lane.facts.name, tenant=lane.facts.tenant_id)
-        send, interpret = self.http.send, self.interpret
+        send, interpret, breaker = self.http.send, self.interpret, lane.breaker
         try:
             while lane.ready:
                 planned = lane.ready.popleft()
                 left_at = await self.turn_to_call(lane)
                 if left_at is None:
-                    self.give_back(planned.items)
+                    lane.refund(planned.call)
+                    self.give_back((planned.request,))
                     continue
-                opens = self.http.opens_connection
+                number = next(self._numbers)
+                breaker.left(number, left_at)
                 response = await send(planned.call)
-                if opens:
-                    lane.pacer.arrived_by(left_at, clock())
-                if isinstance(response, Reply):
-                    self.answer_seconds += (response.elapsed - self.answer_seconds) / 100
                 lane.made += 1
                 self.made += 1
-                interpret(lane, planned, response)
+                interpret(lane, planned, response, number, left_at)
         finally:
             lane.callers -= 1
 
     async def turn_to_call(self, lane: LaneDriver) -> float | None:
         """Wait for the lane's next slot. Returns when the call leaves, None if nothing may any more."""
-        pacer = lane.pacer
-        slot = pacer.reserve(clock())
+        pacer, breaker = lane.pacer, lane.breaker
+        slot, epoch = pacer.reserve(clock()), pacer.epoch
         lane.waiting += 1
         try:
             while True:
@@ -94,85 +110,119 @@ class Callers:
                     return None
                 if rest > 0:  # whoever waited through a rest lines up anew, or all would leave at once
                     await asyncio.sleep(rest)
-                    slot = pacer.reserve(clock())
+                    slot, epoch = pacer.reserve(clock()), pacer.epoch
+                elif epoch != pacer.epoch:
+                    slot, epoch = pacer.reserve(now), pacer.epoch
+                elif breaker.full or breaker.silent(now):
+                    await asyncio.sleep(SILENCE_SECONDS)
                 elif (wait := slot - now) > 0 or (wait := pacer.too_early(now)) > 0:
-                    wait = min(wait, WAITABLE_BLOCK)
-                    await asyncio.sleep(wait)
-                    pacer.woke_late(clock() - now - wait)
+                    await asyncio.sleep(min(wait, LOOK_UP_SECONDS))
                 else:
                     return now
         finally:
             lane.waiting -= 1
 
-    def interpret(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
+    def interpret(
+        self, lane: LaneDriver, planned: Planned, response: Response, number: int, left_at: float
+    ) -> None:
         """Put down what the response means, and act at once on what it means for the lane."""
-        self.watch_breaker(lane, response)
-        if rest := self.processor.rest(response):
-            self.throttle(lane, rest)
-        left = {item.id: item for item in planned.items}
+        request = planned.request
+        self.watch_breaker(lane, response, number)
+        self.account(lane, planned, response)
         try:
-            for result in self.processor.interpret(planned, response):
-                if isinstance(result, Planned):
-                    lane.planned.appendleft(result)
-                    for item in result.items:
-                        left.pop(item.id, None)
-                elif left.pop(result[0].id, None):
-                    self.unsettled.outcomes.append(result)
-                    if not isinstance(result[1], Done):
-                        self.react(lane, *result)
-            why = "the processor gave no outcome"
+            if isinstance(response, Reply) and (usage := self.processor.usage(response)):
+                self.hear(lane, usage)
+            outcome = self.processor.interpret(lane.facts, request, response)
         except Exception as error:
-            logger.exception("reply cannot be interpreted")
-            why = f"{type(error).__name__}: {error}"
-        if left:
-            unknown: Outcome = (
-                InDoubt(why) if self.processor.stale is Stale.IN_DOUBT else Retry("unreadable", why)
-            )
-            self.unsettled.outcomes.extend((item, unknown) for item in left.values())
+            logger.exception("reply cannot be interpreted", row=request.id)
+            self.fault(request, error)
+            outcome = self.unknown(error)
+        self.unsettled.outcomes.append((request, outcome))
+        if not isinstance(outcome, Done):
+            self.react(lane, request, outcome, left_at)
 
-    def react(self, lane: LaneDriver, item: Item, outcome: Outcome) -> None:
+    def unknown(self, error: Exception) -> Outcome:
+        """What is known of a call whose reply our own code cannot read: a read is made again, and what
+        begins something is looked for, once the flow goes on."""
+        if self.processor.stale is Stale.IN_DOUBT:
+            return InDoubt(f"the reply cannot be interpreted: {type(error).__name__}: {error}")
+        return Continue()
+
+    def fault(self, request: Request, error: Exception) -> None:
+        """Hold the flow that our own code fails for; the others go on."""
+        self.unsettled.faults.setdefault(request.flow, (request, f"{type(error).__name__}: {error}"))
+        self.drop_flow(request.flow)
+
+    def drop_flow(self, flow: int) -> None:
+        for lane in self.lanes.values():
+            self.give_back(lane.drop_flow(flow))
+
+    def account(self, lane: LaneDriver, planned: Planned, response: Response) -> None:
+        """Count what the call cost; what never reached the vendor cost nothing."""
+        if not lane.units:
+            return
+        if isinstance(response, Unsent):
+            lane.refund(planned.call)
+            return
+        spent = self.unsettled.spent
+        for unit, cost in lane.limited(planned.call).items():
+            key = lane.id, unit, planned.request.tenant_id
+            spent[key] = spent.get(key, 0) + cost
+
+    def hear(self, lane: LaneDriver, usage: Usage) -> None:
+        """Remember what the vendor says of the allowance, and rest every lane on it at once if it must be."""
+        self.unsettled.usages[lane.token_id, usage.unit] = usage
+        if usage.regain_after or (usage.share is not None and usage.share >= 1.0):
+            after = usage.regain_after
+            if after is not None:
+                self.throttle(
+                    lane, Throttled(after, Scope.TOKEN, "usage", "the vendor's limit is used up"), 0.0
+                )
+
+    def react(self, lane: LaneDriver, request: Request, outcome: Outcome, left_at: float) -> None:
         """Hold back at once what the vendor holds back; the row itself is settled with the others."""
         match outcome:
-            case Throttled(_, Scope.LANE | Scope.TOKEN):
-                self.throttle(lane, outcome)
-            case Hold(reason, Scope.FLOW, _, _):
-                for other in self.lanes.values():
-                    self.give_back(other.drop_flow(item.flow))
+            case Throttled():
+                self.throttle(lane, outcome, left_at)
+            case Hold(_, Scope.FLOW, _, _):
+                self.drop_flow(request.flow)
             case Hold(reason, scope, code, detail):
                 for other in self.sharing(lane, scope):
                     other.stop(reason)
                 target = _target(lane, scope)
                 self.unsettled.stops[target] = Stop(reason, f"{code} {detail}".strip(), *target)
 
-    def throttle(self, lane: LaneDriver, throttled: Throttled) -> None:
+    def throttle(self, lane: LaneDriver, throttled: Throttled, left_at: float) -> None:
         """Let the lane, or every lane on its token, wait as long as the vendor says."""
         now, seconds = clock(), throttled.after.total_seconds()
         if throttled.slow_down:
-            lane.pacer.slow_down(now)
+            lane.pacer.refused(left_at, now)
+        if throttled.scope not in (Scope.LANE, Scope.TOKEN):
+            return
         for other in self.sharing(lane, throttled.scope):
             other.block(now + seconds)
         if seconds > WAITABLE_BLOCK or throttled.scope is Scope.TOKEN:
             why = f"{throttled.code} {throttled.detail}".strip()
-            self.unsettled.openings.append(Opening(seconds, why, *_target(lane, throttled.scope)))
+            self.unsettled.openings.append(Opening(seconds, why, 0, *_target(lane, throttled.scope)))
 
     def sharing(self, lane: LaneDriver, scope: Scope) -> Iterable[LaneDriver]:
         if scope is not Scope.TOKEN:
             return [lane]
         return [other for other in self.lanes.values() if other.token_id == lane.token_id]
 
-    def watch_breaker(self, lane: LaneDriver, response: Response) -> None:
+    def watch_breaker(self, lane: LaneDriver, response: Response, number: int) -> None:
         """Rest a lane whose vendor cannot be reached, instead of using up its rows' attempts."""
+        now = clock()
         if isinstance(response, Reply) and response.status < 500:
-            lane.broken_in_a_row = 0
+            lane.breaker.answered(number, now, response.elapsed, lane.most_callers)
+            self.answer_seconds += (response.elapsed - self.answer_seconds) / 100
             return
-        lane.broken_in_a_row += 1
-        if lane.broken_in_a_row == BREAKER_AFTER:
-            lane.broken_in_a_row = 0
-            lane.block(clock() + BREAKER_SECONDS)
+        rest = lane.breaker.broke(number, now)
+        if rest is not None:
+            lane.block(now + rest)
             why = f"HTTP {response.status}" if isinstance(response, Reply) else response.reason
-            self.unsettled.openings.append(
-                Opening(BREAKER_SECONDS, f"{BREAKER_AFTER} calls failed in a row: {why}", lane.id)
-            )
+            detail = f"the vendor cannot be reached, tried again in {rest:.0f} s: {why}"
+            self.unsettled.openings.append(Opening(rest, detail, lane.breaker.openings, lane.id))
 
 
 def _target(lane: LaneDriver, scope: Scope) -> tuple[int | None, int | None]:

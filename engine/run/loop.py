@@ -1,4 +1,4 @@
-"""The ledger's half of a run: one loop that looks, feeds, marks, settles and releases for all lanes at once.
+"""The store's half of a run: one loop that looks, feeds, marks, settles and releases for all lanes at once.
 
 Each step is at most one transaction, a few statements, whatever the number of lanes or rows.
 """
@@ -13,25 +13,27 @@ from itertools import count
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars
 
 from engine.clock.stopping import stop_asked
-from engine.processor.contract import Item, Planned, Processor, Report, Stale
+from engine.processor.contract import Processor, Request
+from engine.processor.counts import Counts
 from engine.run.batches import batch_size, window
 from engine.run.callers import WAITABLE_BLOCK, Callers
-from engine.run.lanes import LaneDriver
+from engine.run.lanes import LaneDriver, Planned
 from engine.run.runtime import DatabaseThread
+from engine.store.allowances import Held
 from engine.store.attempts import new_attempt
-from engine.store.ledger import Ledger, Look, Unsettled
-from providers.base import Failed
+from engine.store.claims import Want
+from engine.store.errors import DatabaseAway, RowsLocked
+from engine.store.store import Look, Store, Unsettled
 from providers.http import Http
 
 logger = structlog.get_logger(__name__)
 
-TURN_SECONDS = 0.04
-"""Between two rounds of the ledger."""
-LOOK_SECONDS = 1.0
+ROUND_SECONDS = 0.04
+"""Between two rounds."""
+LOOK_SECONDS = 0.8
 EAGER_LOOK_SECONDS = 0.2
 """Between two looks at what is due: while lanes are at work, and while there are none."""
 SETTLE_SECONDS = 0.2
@@ -50,14 +52,16 @@ LANES_AT_A_TIME = 100
 """Lanes taken per look: a second runner that looks as well gets its part."""
 MOST_LANES = 600
 DRAINED_AT_A_TIME = 20
+LOCKED_SECONDS = 1.0
+"""Flows whose rows somebody else holds are settled again after this long."""
 DATABASE_PATIENCE = 60.0
 """A run that cannot settle because the database is away tries this long past its deadline."""
 
 clock = time.monotonic
 
 
-class Turn:
-    """One run, from its first look to its closing line."""
+class Loop:
+    """One run of one processor, from its first look to its closing line."""
 
     def __init__(
         self,
@@ -71,54 +75,62 @@ class Turn:
     ) -> None:
         self.processor = processor
         self.database = database
-        self.ledger = Ledger(processor)
+        self.store = Store(processor)
         self.until_empty = until_empty
         self.idle_seconds = idle_seconds
         self.successor = successor
-        self.report = Report(processor.queue)
+        self.counts = Counts(processor.queue)
         self.started = clock()
         self.deadline = self.started + seconds
         self.lanes: dict[int, LaneDriver] = {}
         self.callers = Callers(processor, http, self.lanes)
-        self.open: Counter[int] = Counter()
-        self.look_ahead = Look([])
+        self.open: Counter[int] = Counter()  # by flow: requests in this run's hands
+        self.tell_later: dict[int, float] = {}  # flows to be told as drained, and from when
+        self.seen = Look([], None)
         self.waiting = 0
         self.ending = False
         self.handed_over = False
+        self.cut_off = ""
         self.error = ""
+        self.astray = False
         self.settled_at = self.looked_at = self.renewed_at = self.counted_at = self.told_at = 0.0
+        self.locked_until: dict[int, float] = {}
         self.busy_at = self.started
-        self.marks = processor.stale is not Stale.GIVE_BACK
 
-    # -- the ledger's half -----------------------------------------------------------------
-    async def go(self) -> Report:
-        bind_contextvars(queue=self.processor.queue)
+    async def go(self) -> Counts:
+        """Work until there is nothing to do or the time is up; the run's row tells the truth either way."""
+        bind_contextvars(queue=self.processor.queue, processor=self.processor.name)
         try:
             while not self.over():
                 try:
                     await self.round()
-                except (OperationalError, InterfaceError) as error:
+                except DatabaseAway as error:
                     if clock() > self.deadline + DATABASE_PATIENCE:
                         raise
+                    self.astray = True
                     logger.warning("database away, trying again", error=str(error))
-                    await asyncio.sleep(0.5)
-                await asyncio.sleep(TURN_SECONDS)
-        except Exception as error:
+                    await asyncio.sleep(0.2)
+                except RowsLocked as error:
+                    logger.warning("rows are locked by others, trying again", error=str(error))
+                await asyncio.sleep(ROUND_SECONDS)
+        except BaseException as error:
             self.error = f"{type(error).__name__}: {error}"
             logger.exception("run failed")
             raise
         finally:
-            self.report.seconds = clock() - self.started
+            self.counts.seconds = clock() - self.started
             await self.finish()
-        if self.report.claimed:
-            logger.info("run ended", **self.report.as_dict())
-        return self.report
+        if self.counts.claimed:
+            logger.info("run ended", **self.counts.as_dict())
+        return self.counts
 
     async def round(self) -> None:
         """Once round: every step is at most one transaction, and is skipped when it has nothing to do."""
         now = clock()
         if not self.ending and (now >= self.deadline or stop_asked()):
             self.wind_up()
+        if self.astray:
+            await self.find_strays()
         if now - self.looked_at >= (
             LOOK_SECONDS if any(not lane.idle for lane in self.lanes.values()) else EAGER_LOOK_SECONDS
         ):
@@ -128,7 +140,7 @@ class Turn:
             await self.feed(now)
             await self.mark(now)
         await self.release(now)
-        await self.tell_drained()
+        await self.tell_drained(now)
 
     def over(self) -> bool:
         if self.lanes or self.callers.unsettled or self.callers.tasks:
@@ -136,11 +148,11 @@ class Turn:
         now = clock()
         if self.ending or now >= self.deadline:
             return True
-        if self.quiet() or self.looked_at <= max(self.settled_at, self.told_at):
+        if self.quiet(now) or self.looked_at <= max(self.settled_at, self.told_at):
             return False  # what was settled or drained may have made more runnable: look first
-        soonest = min((flow.due_in for flow in self.look_ahead.flows), default=UNTIL_EMPTY_SECONDS)
+        soonest = min((flow.due_in for flow in self.seen.flows), default=UNTIL_EMPTY_SECONDS)
         if self.until_empty:
-            return soonest >= UNTIL_EMPTY_SECONDS and not self.look_ahead.in_hand
+            return soonest >= UNTIL_EMPTY_SECONDS and not self.seen.in_hand
         return now - self.busy_at > self.idle_seconds and not 0 < soonest < PATIENCE_SECONDS
 
     def wind_up(self) -> None:
@@ -149,81 +161,71 @@ class Turn:
         for lane in self.lanes.values():
             lane.stop("the run ends")
 
+    def cut(self, why: str) -> None:
+        """End as soon as what is in flight is settled, and say in the run's row that it was cut off."""
+        self.cut_off, self.deadline = why, 0.0
+
+    # -- looking ---------------------------------------------------------------------------
     async def look(self, now: float) -> None:
-        """See what is due, keep the leases, take free lanes."""
+        """See what is due, keep the leases, follow what people changed, take free lanes."""
         renew = now - self.renewed_at >= settings.LEASE_SECONDS / 4
         depth = now - self.counted_at >= COUNT_SECONDS
         for lane in self.lanes.values():
             lane.pacer.recover(now)
             if self.looked_at:
                 lane.measure(now - self.looked_at)
-        look = await self.database(
-            self.ledger.look,
-            held={lane.id: lane.pacer.rate_now for lane in self.lanes.values()},
-            in_hand=sorted(
-                {item.flow for lane in self.lanes.values() for p in lane.planned for item in p.items}
-            ),
+        seen = await self.database(
+            self.store.look,
+            paces={lane.id: lane.pace(now) for lane in self.lanes.values()},
+            in_hand=sorted({request.flow for lane in self.lanes.values() for request in lane.requests()}),
             renew=renew,
             most_lanes=0 if self.ending else min(LANES_AT_A_TIME, MOST_LANES - len(self.lanes)),
             depth=depth,
-            report=self.report,
+            counts=self.counts,
         )
-        self.looked_at, self.look_ahead = clock(), look
-        if self.ledger.run is not None:
-            bind_contextvars(run=self.ledger.run)  # the callers begun from here on inherit it
-        if look.waiting is not None:
-            self.counted_at, self.waiting = now, look.waiting
-            self.report.batch_size = batch_size(look.waiting)
+        self.looked_at, self.seen = clock(), seen
+        self.store.run = seen.run
+        if seen.run is not None:
+            bind_contextvars(run=seen.run)  # the callers begun from here on inherit it
+        if seen.waiting is not None:
+            self.counted_at, self.waiting = now, seen.waiting
+            self.counts.batch_size = batch_size(seen.waiting)
+        for lane in self.lanes.values():
+            if found := seen.lanes.get(lane.id):
+                lane.read(*found, now)
+                if renew:
+                    lane.extend(now, settings.LEASE_SECONDS)
+            else:
+                lane.stop("lost")
         if renew:
             self.renewed_at = now
-            self.keep(look, now)
-        for leased in look.taken:
-            lane = self.lanes[leased.id] = LaneDriver(leased, now=self.looked_at)
+        for leased, facts in seen.taken:
+            lane = self.lanes[facts.id] = LaneDriver(leased, facts, now=self.looked_at)
             lane.extend(now, settings.LEASE_SECONDS)
-        self.report.lanes = max(self.report.lanes, len(self.lanes))
-        self.sort_flows(look)
+        self.counts.lanes = max(self.counts.lanes, len(self.lanes))
+        self.sort_flows(seen)
         self.hand_over(now)
 
-    def keep(self, look: Look, now: float) -> None:
-        """Go on with the lanes that were renewed, stop those that were not or that somebody paused."""
-        kept = {lane.id: lane for lane in look.kept}
-        for lane in self.lanes.values():
-            if lane.id not in kept:
-                lane.stop("lost")
-            elif kept[lane.id].stopped:
-                lane.stop("held")
-            else:
-                lane.extend(now, settings.LEASE_SECONDS)
-
-    def sort_flows(self, look: Look) -> None:
+    def sort_flows(self, seen: Look) -> None:
         """Give each lane its due flows, and take back what may no longer run."""
-        due: dict[int, list[int]] = defaultdict(list)
-        for flow in look.flows:
+        due: dict[int, dict[int, int]] = defaultdict(dict)
+        for flow in seen.flows:
             if flow.due_in <= 0:
-                due[flow.lane_id].append(flow.flow)
+                due[flow.lane_id][flow.flow] = flow.rank
         for lane in self.lanes.values():
             lane.offer(due[lane.id])
-            in_hand = {item.flow for planned in lane.planned for item in planned.items}
-            for stopped in in_hand - look.runnable:
+            for stopped in {request.flow for request in lane.requests()} - seen.runnable:
                 self.callers.give_back(lane.drop_flow(stopped))
 
-    def quiet(self) -> list[int]:
-        """List the flows that had rows and have none left, here or in the queue."""
-        queued = {flow.flow for flow in self.look_ahead.flows}
-        return [flow for flow, rows in self.open.items() if rows <= 0 and flow not in queued]
-
-    async def tell_drained(self) -> bool:
-        """Tell the processor of flows that have nothing left, here or in the queue; False when there is none.
-
-        A few at a time, since leases must be renewed and outcomes settled meanwhile.
-        """
-        quiet = self.quiet()[:DRAINED_AT_A_TIME]
-        if quiet:
-            await self.database(self.ledger.drained, quiet)
-            self.told_at = clock()
-            for flow in quiet:
-                del self.open[flow]
-        return bool(quiet)
+    async def find_strays(self) -> None:
+        """After a lost connection: give back what was claimed by a commit that nobody acknowledged."""
+        known = [request.id for lane in self.lanes.values() for request in lane.requests()]
+        known += [planned.request.id for lane in self.lanes.values() for planned in lane.ready]
+        known += [request.id for request in self.callers.unsettled.requests()]
+        found = await self.database(self.store.strays, list(self.lanes), known)
+        self.astray = False
+        if found:
+            logger.warning("claimed rows given back after a lost connection", rows=found)
 
     def hand_over(self, now: float) -> None:
         if self.successor and not self.handed_over and self.lanes and now > self.deadline - HANDOVER_SECONDS:
@@ -232,98 +234,108 @@ class Turn:
             self.callers.tasks.add(task)
             task.add_done_callback(self.callers.tasks.discard)
 
+    # -- the life of a request -------------------------------------------------------------
     async def feed(self, now: float) -> None:
-        """Claim for every lane that runs low, in one statement, and plan its calls."""
+        """Claim for every lane that runs low, or has better to do, in one statement; and plan the calls."""
         left = self.deadline - now
-        wanted: list[tuple[int, int, int]] = []
+        wanted: list[Want] = []
         for lane in self.lanes.values():
             if lane.flows and lane.may_call(now):
                 size = window(
                     waiting=self.waiting,
                     per_second=lane.per_second,
                     lanes=len(self.lanes),
-                    rows_per_call=self.processor.rows_per_call,
                     seconds_left=left,
                 )
                 have = lane.in_hand
-                if have <= size // 2:
-                    wanted.extend((lane.id, flow, rows) for flow, rows in lane.share_out(size - have))
+                shares = (
+                    lane.share_out(size - have)
+                    if have <= size // 2
+                    else lane.share_out(size, better_than=lane.lowest_planned)
+                )
+                wanted.extend(Want(lane.id, flow, rows) for flow, rows in shares)
         if not wanted:
             return
-        items, closed = await self.database(self.ledger.feed, wanted, self.report)
-        found: dict[tuple[int, int], int] = defaultdict(int)
-        for item in (*items, *closed):
-            found[item.lane_id, item.flow] += 1
-            self.open[item.flow] += 0
-        for item in items:
-            self.open[item.flow] += 1
-            self.lanes[item.lane_id].unsettled += 1
-        for lane_id, flow, rows in wanted:
-            if found[lane_id, flow] < rows and flow in self.lanes[lane_id].flows:
-                self.lanes[lane_id].flows.remove(flow)
-        for lane_id, theirs in _fairly(items).items():
-            self.plan(self.lanes[lane_id], theirs)
+        fed = await self.database(self.store.feed, wanted)
+        self.counts.add(fed.counts)
+        for want in wanted:
+            lane = self.lanes[want.lane_id]
+            found = fed.found.get((want.lane_id, want.flow), 0)
+            if found:
+                self.open[want.flow] += 0
+            if found < want.rows and want.flow in lane.flows:
+                lane.flows.remove(want.flow)
+        for flow in fed.held:
+            self.callers.drop_flow(flow)
+        held = set(fed.held)
+        for request in _fairly(fed.requests):
+            lane = self.lanes[request.lane_id]
+            self.open[request.flow] += 1
+            lane.unsettled += 1
+            if request.flow in held:
+                self.callers.give_back((request,))
+            else:
+                self.plan(lane, request)
 
-    def plan(self, lane: LaneDriver, items: list[Item]) -> None:
-        if self.marks:
-            for item in items:
-                item.seen_before = item.attempt is not None
-                item.attempt = item.attempt or new_attempt(item.id, item.attempts + 1)
+    def plan(self, lane: LaneDriver, request: Request) -> None:
+        request.rank = lane.ranks.get(request.flow, 0)
+        request.attempt = request.attempt or new_attempt(request.id, request.attempts + 1)
+        if request.flow in self.callers.unsettled.faults:
+            self.callers.give_back((request,))
+            return
         try:
-            lane.planned.extend(self.processor.plan(lane.facts, items))
+            lane.plan(Planned(request, self.processor.plan(lane.facts, request)))
         except Exception as error:
-            if len(items) > 1:  # find the row at fault, and let the others go
-                for item in items:
-                    self.plan(lane, [item])
-                return
-            logger.exception("row cannot be planned", lane=lane.facts.name, row=items[0].id)
-            self.callers.unsettled.outcomes.append(
-                (items[0], Failed("unplannable", f"{type(error).__name__}: {error}"))
-            )
+            logger.exception("request cannot be planned", lane=lane.facts.name, row=request.id)
+            self.callers.give_back((request,))
+            self.callers.fault(request, error)
 
     async def mark(self, now: float) -> None:
-        """Commit the next slice of every lane as leaving, and let callers at it."""
-        chosen: list[tuple[LaneDriver, list[Planned]]] = []
-        reserve: dict[int, int] = {}
+        """Reserve what the next slice of every lane costs, commit it as leaving, let callers at it."""
+        chosen: dict[int, list[Planned]] = {}
+        wanted: dict[Held, int] = {}
+        held: dict[Held, int] = {}
         for lane in self.lanes.values():
             room = lane.slice - len(lane.ready) - lane.waiting
-            if lane.planned and lane.may_call(now) and room >= lane.slice / 2:
-                calls = [lane.planned.popleft() for _ in range(min(len(lane.planned), room))]
-                chosen.append((lane, calls))
-                if lane.has_allowance and len(calls) > lane.reserved:
-                    reserve[lane.id] = len(calls) - lane.reserved
+            if lane.in_hand and lane.may_call(now) and room >= lane.slice / 2:
+                calls = chosen[lane.id] = lane.take(room)
+                if lane.units:
+                    held |= lane.holds()
+                    for unit, cost in _costs(lane, calls).items():
+                        if cost > lane.free.get(unit, 0):
+                            wanted[lane.id, unit] = cost - lane.free.get(unit, 0)
         if not chosen:
             return
         try:
-            items = (
-                [item for _, calls in chosen for planned in calls for item in planned.items]
-                if self.marks
-                else []
-            )
-            marked, granted = set[int](), dict[int, int]()
-            if items or reserve:
-                marked, granted = await self.database(self.ledger.mark, items, reserve)
+            requests = [planned.request for calls in chosen.values() for planned in calls]
+            marked, granted = await self.database(self.store.mark, requests, wanted, held)
         except BaseException:
-            for lane, calls in chosen:
-                lane.planned.extendleft(reversed(calls))
+            for lane_id, calls in chosen.items():
+                self.lanes[lane_id].put_back(calls)
             raise
-        for lane, calls in chosen:
-            if lane.id in reserve:
-                got = granted.get(lane.id, 0)
-                lane.reserved += got
-                if got < reserve[lane.id]:  # used up: what was granted leaves, the rest waits
-                    self.callers.give_back(item for planned in lane.planned for item in planned.items)
-                    lane.planned.clear()
-                    lane.flows.clear()
-            for planned in calls:
-                if (self.marks and any(item.id not in marked for item in planned.items)) or (
-                    lane.has_allowance and not lane.reserved
-                ):
-                    self.callers.give_back(planned.items)
-                else:
-                    lane.reserved -= lane.has_allowance
-                    lane.ready.append(planned)
-            self.callers.let_at(lane)
+        for (lane_id, unit), amount in granted.items():
+            lane = self.lanes[lane_id]
+            amount = wanted[lane_id, unit] if amount is None else amount
+            lane.free[unit] = lane.free.get(unit, 0) + amount
+            lane.held[unit] = lane.held.get(unit, 0) + amount
+        for lane_id, calls in chosen.items():
+            self.let_go(self.lanes[lane_id], calls, marked)
+
+    def let_go(self, lane: LaneDriver, calls: list[Planned], marked: set[int]) -> None:
+        """Make ready what was marked and can be paid; the rest goes back."""
+        for planned in calls:
+            costs = lane.limited(planned.call)
+            if planned.request.id not in marked:
+                self.callers.give_back((planned.request,))
+            elif any(lane.free.get(unit, 0) < cost for unit, cost in costs.items()):
+                self.callers.give_back((planned.request, *lane.requests()))  # used up: the rest waits
+                lane.planned.clear()
+                lane.flows.clear()
+            else:
+                for unit, cost in costs.items():
+                    lane.free[unit] -= cost
+                lane.ready.append(planned)
+        self.callers.let_at(lane)
 
     async def settle(self, now: float) -> None:
         """Write what the callers put down, and what follows from it, in one transaction."""
@@ -332,18 +344,43 @@ class Turn:
         if not taken or not due:
             return
         self.callers.unsettled = Unsettled()
-        counted = Report(self.processor.queue)
+        later = [pair for pair in taken.outcomes if self.locked_until.get(pair[0].flow, 0.0) > now]
+        if later:
+            self.callers.unsettled.outcomes = later
+            ids = {id(pair) for pair in later}
+            taken.outcomes = [pair for pair in taken.outcomes if id(pair) not in ids]
+            if not taken:
+                return
         try:
-            self.report.overtaken += await self.database(self.ledger.settle, taken, counted)
-        except BaseException:  # nothing was written, so nothing is lost
+            written = await self.database(self.store.settle, taken, self.holds_after(taken))
+        except BaseException:  # nothing was written, or it will be written the same once more
             self.callers.unsettled.put_back(taken)
             raise
-        for item in taken.items():
-            self.open[item.flow] -= 1
-            self.lanes[item.lane_id].unsettled -= 1
-        self.report.add(counted)
-        self.report.calls = self.callers.made
+        for (lane_id, unit, _), amount in taken.spent.items():
+            if lane := self.lanes.get(lane_id):
+                lane.held[unit] = max(0, lane.held.get(unit, 0) - amount)
+        locked = {request.id for request, _ in written.locked}
+        for request, _ in written.locked:
+            self.locked_until[request.flow] = now + LOCKED_SECONDS
+        self.callers.unsettled.outcomes.extend(written.locked)
+        for request in taken.requests():
+            if request.id not in locked:
+                self.open[request.flow] -= 1
+                self.lanes[request.lane_id].unsettled -= 1
+        for flow in written.held:
+            self.callers.drop_flow(flow)
+        self.counts.add(written.counts)
+        self.counts.calls = self.callers.made
         self.settled_at = self.busy_at = clock()
+
+    def holds_after(self, taken: Unsettled) -> dict[Held, int]:
+        """What the lanes hold of allowances once this is written as spent."""
+        held: dict[Held, int] = {}
+        for (lane_id, unit, _), amount in taken.spent.items():
+            lane = self.lanes.get(lane_id)
+            before = held.get((lane_id, unit), lane.held.get(unit, 0) if lane else 0)
+            held[lane_id, unit] = max(0, before - amount)
+        return held
 
     async def release(self, now: float) -> None:
         """Let go of lanes that must stop or have nothing to do, once their last row is settled."""
@@ -360,32 +397,61 @@ class Turn:
                 going.append(lane)
         if not going:
             return
-        await self.database(
-            self.ledger.release,
-            [
-                (lane.id, lane.pacer.rate_now, lane.reserved, lane.pacer.free_from(now) - now)
-                for lane in going
-            ],
-        )
+        await self.database(self.store.release, {lane.id: lane.pace(now) for lane in going})
         for lane in going:
             del self.lanes[lane.id]
+
+    # -- flows that have nothing left ------------------------------------------------------
+    def quiet(self, now: float) -> list[int]:
+        """List the flows that had rows and have none left, here or in the queue."""
+        queued = {flow.flow for flow in self.seen.flows}
+        return [
+            flow
+            for flow, rows in self.open.items()
+            if rows <= 0 and flow not in queued and self.tell_later.get(flow, 0.0) <= now
+        ]
+
+    async def tell_drained(self, now: float) -> bool:
+        """Tell the processor of flows that have nothing left, here or in the queue; False when there is none.
+
+        A few at a time, since leases must be renewed and outcomes settled meanwhile.
+        """
+        quiet = self.quiet(now)[:DRAINED_AT_A_TIME]
+        if quiet:
+            locked = await self.database(self.store.drained, quiet)
+            self.told_at = clock()
+            for flow in quiet:
+                if flow in locked:
+                    self.tell_later[flow] = now + LOCKED_SECONDS
+                else:
+                    self.open.pop(flow, None)
+                    self.tell_later.pop(flow, None)
+        return bool(quiet)
 
     # -- the end ---------------------------------------------------------------------------
     async def finish(self) -> None:
         """Close the run's books; called with no lane left, or when the run broke down."""
         for task in self.callers.tasks:
             task.cancel()
-        while not self.error and await self.tell_drained():
+        while not self.error and await self.tell_drained(clock()):
             continue
-        self.report.remaining, flows = await self.database(self.ledger.close, self.report, self.error)
-        if self.successor and self.report.claimed and any(flow.due_in < PATIENCE_SECONDS for flow in flows):
+        self.counts.calls = self.callers.made
+        self.counts.remaining, flows = await self.database(
+            self.store.close, self.counts, self.error or self.cut_off
+        )
+        if self.successor and self.counts.claimed and any(flow.due_in < PATIENCE_SECONDS for flow in flows):
             await self.database(self.successor)
 
 
-def _fairly(items: list[Item]) -> dict[int, list[Item]]:
-    """Group by lane, each flow's first row before any flow's second. `items` come oldest first."""
-    ranks: dict[int, count[int]] = defaultdict(count)
-    lanes: dict[int, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: next(ranks[item.flow])):
-        lanes[item.lane_id].append(item)
-    return lanes
+def _costs(lane: LaneDriver, calls: list[Planned]) -> dict[str, int]:
+    costs: dict[str, int] = {}
+    for planned in calls:
+        for unit, cost in lane.limited(planned.call).items():
+            costs[unit] = costs.get(unit, 0) + cost
+    return costs
+
+
+def _fairly(requests: list[Request]) -> list[Request]:
+    """Put each flow's first request before any flow's second. They come oldest first."""
+    places: dict[int, count[int]] = defaultdict(count)
+    return sorted(requests, key=lambda request: next(places[request.flow]))

@@ -11,38 +11,62 @@ import gc
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from random import uniform
 from typing import Any, ParamSpec, TypeVar
 
+import structlog
 import uvloop
 from django.db import connection
-from psycopg import Cursor
 
+from engine.store.errors import DatabaseAway, RowsLocked, Trouble, trouble
 from providers.http import Http
 from tenants.scope import all_tenants
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
+logger = structlog.get_logger(__name__)
+AGAIN = 6
+"""How often a transaction that ends in a deadlock is tried."""
+
 
 class DatabaseThread:
     """The one thread of a runner that touches the database; each call is one transaction over all tenants."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     async def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` there, in this task's context, so that its log lines name the run as ours do.
 
-        A database error is raised here; the next call connects anew.
+        A transaction that ends in a deadlock is done again, so `work` must not change what it is given.
+        Raises DatabaseAway when the connection is lost (what was written, nobody knows; the next call
+        connects anew) and RowsLocked when somebody holds a row for too long.
         """
 
         def in_transaction() -> T:
-            connection.close_if_unusable_or_obsolete()
-            with all_tenants(atomic=True):
-                return work(*args, **kwargs)
+            for attempt in range(AGAIN):
+                try:
+                    connection.close_if_unusable_or_obsolete()
+                    with all_tenants(atomic=True):
+                        return work(*args, **kwargs)
+                except Exception as error:
+                    kind = trouble(error)
+                    if kind is Trouble.AGAIN and attempt < AGAIN - 1:
+                        logger.info("transaction done again", why=str(error).strip().partition("\n")[0])
+                        time.sleep(uniform(0.0, 0.02) * (attempt + 1))
+                        continue
+                    if kind in (Trouble.AWAY, Trouble.AGAIN):
+                        connection.close()
+                        raise DatabaseAway(str(error).strip()) from error
+                    if kind is Trouble.LOCKED:
+                        raise RowsLocked(str(error).strip()) from error
+                    raise
+            raise AssertionError
 
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, copy_context().run, in_transaction)
@@ -50,12 +74,6 @@ class DatabaseThread:
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, lambda: connection.close())
         self._executor.shutdown()
-
-
-def cursor() -> Cursor[Any]:
-    """A plain psycopg cursor on Django's connection: binds on the server, so arrays go over as arrays."""
-    connection.ensure_connection()
-    return Cursor(connection.connection)
 
 
 class Runtime:

@@ -1,26 +1,25 @@
-"""The four verbs that move rows: claim, mark as sending, settle, give back; and what a dead runner left.
+"""The verbs that move requests: list, claim, mark as leaving, give back, recover, nudge.
 
-Each is one statement over all lanes, whatever their number. All of them name the run that acts, and the
-first two also ask whether that run still holds the lane, so that a runner which stood still past its lease
-can neither take rows nor let a request leave. Rows are locked by primary key, in order.
+Each is one statement over all lanes, whatever their number. All of them name the run that acts; claiming and
+marking also ask whether that run still holds the lane, so that a runner which stood still past its lease can
+neither take rows nor let a request leave. Rows that others may be writing are locked by id, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import orjson
 from psycopg import Cursor
 
-from engine.processor.contract import Item, Processor, Stale
+from engine.processor.contract import Processor, Request, Stale
 
-LANES = "engine_lane"
-IN_HAND = "m.state IN ('claimed', 'sending', 'in_doubt')"
-"""A row that is still the run's to decide. In doubt as well: it was never called for again, so a late answer
-is the truth."""
+IN_HAND = "('claimed', 'sending', 'in_doubt')"
+"""States that are still the run's to decide. In doubt as well: it was never called for again, so a late
+answer is the truth."""
+DIED = "the process that called died meanwhile"
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,22 +28,17 @@ class Flow:
 
     lane_id: int
     flow: int
+    rank: int
     due_in: float
 
 
-@dataclass(slots=True)
-class Settlement:
-    """What one row becomes. `delay` in seconds moves its due time; `attempts` are those used up by now, None
-    for no more than before; `forget` drops the attempt's name, since it certainly did nothing."""
+@dataclass(slots=True, frozen=True)
+class Want:
+    """Up to `rows` due rows of one flow on one lane."""
 
-    id: int
-    state: str
-    delay: float | None = None
-    attempts: int | None = None
-    code: str = ""
-    detail: str = ""
-    forget: bool = False
-    fields: Mapping[str, Any] | None = None
+    lane_id: int
+    flow: int
+    rows: int
 
 
 class Claims:
@@ -53,15 +47,26 @@ class Claims:
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
         table, flow = processor.model._meta.db_table, processor.flow
-        runnable = processor.runnable.format(flow=f"m.{flow}")
         columns = "".join(f", m.{name}" for name in processor.columns)
-        stale_state = "in_doubt" if processor.stale is Stale.IN_DOUBT else "queued"
+        in_doubt = processor.stale is Stale.IN_DOUBT
 
-        # Says nothing new, but the planner cannot know how many rows are a run's: without it, it reads
-        # the whole table for them, several times a second.
-        by_key = "m.id = ANY(%(ids)s::bigint[])"
+        def may_run(column: str) -> str:
+            return f"""{processor.runnable.format(flow=column)}
+               AND NOT EXISTS (SELECT FROM engine_flowhold AS h
+                                WHERE h.processor = '{processor.name}' AND h.flow = {column})"""
 
-        self._flows = f"""
+        def locked(which: str) -> str:
+            return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE)"
+
+        these = locked("id = ANY(%(ids)s::bigint[])")
+        left_behind = locked("lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')")
+        unknown = locked(
+            "lane_id = ANY(%(lanes)s::bigint[]) AND state = 'claimed' AND run = %(run)s"
+            " AND id <> ALL(%(ids)s::bigint[])"
+        )
+
+        # Every flow with queued rows, by a skip scan of the due index.
+        found = f"""
             WITH RECURSIVE found AS (
                 (SELECT lane_id, {flow} AS flow, due_at FROM {table}
                   WHERE state = 'queued' ORDER BY lane_id, {flow}, due_at LIMIT 1)
@@ -70,13 +75,16 @@ class Claims:
                     SELECT lane_id, {flow}, due_at FROM {table}
                      WHERE state = 'queued' AND (lane_id, {flow}) > (found.lane_id, found.flow)
                      ORDER BY lane_id, {flow}, due_at LIMIT 1) AS next
-            )
-            SELECT found.lane_id, found.flow,
-                   extract(epoch FROM greatest(
-                       found.due_at, l.open_until,
-                       CASE WHEN l.used >= l.allowance THEN l.window_ends_at END) - now())::float8
-              FROM found JOIN {LANES} AS l ON l.id = found.lane_id AND l.paused_at IS NULL
-             WHERE {processor.runnable.format(flow="found.flow")}"""
+            )"""
+        self._flows = f"""{found}
+            SELECT found.lane_id, found.flow, ({processor.flow_rank.format(flow="found.flow")})::int,
+                   extract(epoch FROM greatest(found.due_at, l.open_until, (
+                       SELECT max(coalesce(a.resets_at, now())) FROM engine_allowanceleft AS a
+                        WHERE a.token_id = l.token_id AND a.left_over = 0)) - now())::float8
+              FROM found
+              JOIN engine_lane AS l
+                ON l.id = found.lane_id AND l.paused_at IS NULL AND l.processor = '{processor.name}'
+             WHERE {may_run("found.flow")}"""
 
         self._claim = f"""
             UPDATE {table} AS m SET state = 'claimed', run = %(run)s
@@ -84,7 +92,7 @@ class Claims:
                 SELECT pick.id
                   FROM unnest(%(lanes)s::bigint[], %(flows)s::bigint[], %(counts)s::int[])
                        AS want(lane, flow, n)
-                  JOIN {LANES} AS l ON l.id = want.lane AND l.holder = %(run)s AND l.leased_until > now()
+                  JOIN engine_lane AS l ON l.id = want.lane AND l.holder = %(run)s AND l.leased_until > now()
                  CROSS JOIN LATERAL (
                     SELECT id FROM {table}
                      WHERE lane_id = want.lane AND {flow} = want.flow AND state = 'queued' AND due_at <= now()
@@ -94,57 +102,44 @@ class Claims:
 
         self._mark = f"""
             UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
-              FROM unnest(%(ids)s::bigint[], %(attempts)s::uuid[]) AS r(id, attempt), {LANES} AS l
-             WHERE m.id = r.id AND {by_key} AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
+              FROM unnest(%(ids)s::bigint[], %(attempts)s::uuid[]) AS r(id, attempt), engine_lane AS l
+             WHERE m.id = r.id AND m.id = ANY({these})
+               AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
                AND l.id = m.lane_id AND l.holder = %(run)s AND l.leased_until > now()
-               AND {runnable}
+               AND {may_run(f"m.{flow}")}
             RETURNING m.id"""
 
-        stamps = "".join(
-            f", {column} = CASE WHEN r.state = '{state}' AND {mine} THEN now() ELSE m.{column} END"
-            for column, state, mine in (
-                (processor.done_stamp, processor.done_state, f"m.{processor.done_stamp} IS NULL"),
-                (processor.failed_stamp, processor.failed_state, IN_HAND),
-            )
-            if column
-        )
-        result_types = "".join(f", {name} {kind}" for name, kind in processor.results.items())
-        result_sets = "".join(f", {name} = coalesce(r.{name}, m.{name})" for name in processor.results)
-        self._settle = f"""
-            UPDATE {table} AS m
-               SET state = CASE WHEN {IN_HAND} THEN r.state ELSE m.state END,
-                   due_at = coalesce(now() + r.delay * interval '1 second', m.due_at),
-                   attempts = coalesce(r.attempts, m.attempts),
-                   error_code = CASE WHEN {IN_HAND} THEN r.code ELSE m.error_code END,
-                   error_detail = CASE WHEN {IN_HAND} THEN r.detail ELSE m.error_detail END,
-                   attempt = CASE WHEN r.forget AND {IN_HAND} THEN NULL ELSE m.attempt END,
-                   run = CASE WHEN r.state = 'queued' THEN NULL ELSE m.run END{stamps}{result_sets}
-              FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(
-                   id bigint, state text, delay float8, attempts int, code text, detail text, forget bool
-                   {result_types})
-             WHERE m.id = r.id AND {by_key} AND m.run = %(run)s
-            RETURNING m.state = r.state"""
-
         self._give_back = f"""
-            UPDATE {table} SET state = 'queued', run = NULL
-             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s
-               AND state IN ('claimed', 'sending', 'in_doubt')"""
+            UPDATE {table} SET state = 'queued', run = NULL, nudged = false, in_doubt_at = NULL,
+                   attempts = attempts - (state = 'in_doubt')::int,
+                   attempt = CASE WHEN id = ANY(%(begun)s::bigint[]) THEN attempt END,
+                   error_detail = CASE WHEN state = 'in_doubt' THEN '' ELSE error_detail END
+             WHERE id = ANY({these}) AND run = %(run)s AND state IN {IN_HAND}"""
 
         self._recover = f"""
             UPDATE {table} AS m
-               SET state = CASE m.state WHEN 'sending' THEN '{stale_state}' ELSE 'queued' END,
-                   run = CASE WHEN m.state = 'sending' AND '{stale_state}' = 'in_doubt' THEN m.run END,
-                   attempts = m.attempts + (m.state = 'sending' AND '{stale_state}' = 'in_doubt')::int,
-                   error_detail = CASE WHEN m.state = 'sending' THEN 'the process that called died meanwhile'
-                                       ELSE m.error_detail END
-             WHERE m.id = ANY(ARRAY(
-                SELECT id FROM {table}
-                 WHERE lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')
-                   AND run IS DISTINCT FROM %(run)s ORDER BY id FOR UPDATE))
+               SET state = CASE WHEN m.state = 'sending' AND {in_doubt} THEN 'in_doubt' ELSE 'queued' END,
+                   run = CASE WHEN m.state = 'sending' AND {in_doubt} THEN m.run END,
+                   attempts = m.attempts + (m.state = 'sending' AND {in_doubt})::int,
+                   in_doubt_at = CASE WHEN m.state = 'sending' AND {in_doubt} THEN now() END,
+                   nudged = false,
+                   error_detail = CASE WHEN m.state = 'sending' THEN '{DIED}' ELSE m.error_detail END
+             WHERE m.id = ANY({left_behind})
             RETURNING m.state"""
 
+        # Claimed by a commit whose acknowledgement was lost: the run's by the table, in nobody's hands.
+        self._strays = f"""
+            UPDATE {table} SET state = 'queued', run = NULL, nudged = false
+             WHERE id = ANY({unknown})"""
+
+        self._nudge = f"""
+            UPDATE {table} SET due_at = CASE WHEN state = 'queued' THEN least(due_at, now()) ELSE due_at END,
+                   nudged = state IN ('claimed', 'sending')
+             WHERE id = ANY({these})
+               AND state IN ('queued', 'claimed', 'sending')"""
+
         self._still_runnable = f"""
-            SELECT m.{flow} FROM unnest(%(flows)s::bigint[]) AS m({flow}) WHERE {runnable}"""
+            SELECT m.{flow} FROM unnest(%(flows)s::bigint[]) AS m({flow}) WHERE {may_run(f"m.{flow}")}"""
 
         self._waiting = f"""
             SELECT coalesce(sum(depth.n), 0)::bigint
@@ -155,86 +150,83 @@ class Claims:
                      LIMIT %(most)s) AS counted) AS depth"""
 
         self._in_hand = f"""
-            SELECT count(*) FROM {table} AS m WHERE m.state IN ('claimed', 'sending') AND {runnable}"""
+            SELECT count(*) FROM {table} AS m
+             WHERE m.state IN ('claimed', 'sending') AND {may_run(f"m.{flow}")}"""
 
-    def flows(self, cursor: Cursor[Any]) -> list[Flow]:
-        """List what could be claimed, with each flow's next due time, by a skip scan of the due index."""
-        return [Flow(*row) for row in cursor.execute(self._flows, prepare=True)]
+    def flows(self, db: Cursor[Any]) -> list[Flow]:
+        """List what may go out, due or not yet, with each flow's next due time."""
+        return [Flow(*row) for row in db.execute(self._flows, prepare=True)]
 
-    def claim(self, cursor: Cursor[Any], *, run: int, wanted: Sequence[tuple[int, int, int]]) -> list[Item]:
-        """Take up to n due rows of each (lane, flow, n), oldest first, from lanes that `run` holds."""
-        lanes, flows, counts = (list(part) for part in zip(*wanted, strict=True))
+    def claim(self, db: Cursor[Any], *, run: int, wanted: Sequence[Want]) -> list[Request]:
+        """Take due rows, oldest first, from lanes that `run` holds."""
+        parameters = {
+            "run": run,
+            "lanes": [want.lane_id for want in wanted],
+            "flows": [want.flow for want in wanted],
+            "counts": [want.rows for want in wanted],
+        }
         names = self.processor.columns
-        rows = cursor.execute(
-            self._claim, {"run": run, "lanes": lanes, "flows": flows, "counts": counts}, prepare=True
-        ).fetchall()
+        rows = db.execute(self._claim, parameters, prepare=True).fetchall()
         rows.sort(key=lambda row: (row[6], row[0]))
         return [
-            Item(row[0], row[1], row[2], row[3], row[4], row[5], dict(zip(names, row[7:], strict=True)))
+            Request(
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                row[4],
+                row[5],
+                columns=dict(zip(names, row[7:], strict=True)),
+                begun=row[5] is not None,
+            )
             for row in rows
         ]
 
-    def mark(self, cursor: Cursor[Any], *, run: int, items: Iterable[Item]) -> set[int]:
-        """Commit, before their requests leave, that these rows may be out. Returns those that may go."""
-        ids, attempts = _columns((item.id, item.attempt) for item in items)
-        rows = cursor.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
+    def mark(self, db: Cursor[Any], *, run: int, requests: Iterable[Request]) -> set[int]:
+        """Commit, before their calls leave, that these rows may be out. Returns those that may go."""
+        ids, attempts = _columns((request.id, request.attempt) for request in requests)
+        rows = db.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
         return {row[0] for row in rows}
 
-    def settle(self, cursor: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> int:
-        """Write what became of the rows. Returns how many were still the run's to decide.
-
-        A webhook may have decided first; then only what it cannot know is added: the attempts, the id.
-        Doing it twice, after a commit whose answer was lost, changes nothing more.
-        """
-        settlements = sorted(settlements, key=lambda s: s.id)
-        rows = [
-            {
-                "id": s.id,
-                "state": s.state,
-                "delay": s.delay,
-                "attempts": s.attempts,
-                "code": s.code,
-                "detail": s.detail,
-                "forget": s.forget,
-                **(s.fields or {}),
-            }
-            for s in settlements
-        ]
-        parameters = {"run": run, "ids": [s.id for s in settlements], "rows": orjson.dumps(rows).decode()}
-        return sum(row[0] for row in cursor.execute(self._settle, parameters, prepare=True))
-
-    def give_back(self, cursor: Cursor[Any], *, run: int, ids: Sequence[int]) -> int:
+    def give_back(self, db: Cursor[Any], *, run: int, requests: Iterable[Request]) -> int:
         """Return rows that certainly did not leave to the queue, as they were.
 
         Those that were declared in doubt while this run stood still, too: it knows better.
         """
-        return cursor.execute(self._give_back, {"run": run, "ids": sorted(ids)}, prepare=True).rowcount
+        begun = {request.id: request.begun for request in requests}
+        parameters = {"run": run, "ids": sorted(begun), "begun": [row for row, was in begun.items() if was]}
+        return db.execute(self._give_back, parameters, prepare=True).rowcount
 
-    def recover(
-        self, cursor: Cursor[Any], *, lanes: Sequence[int], run: int | None = None
-    ) -> tuple[int, int]:
+    def recover(self, db: Cursor[Any], *, lanes: Sequence[int]) -> tuple[int, int]:
         """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).
 
-        Only for lanes whose lease is held by `run`, or by nobody and locked.
+        Only for lanes that were just taken, or whose lease is held by nobody and locked.
         """
-        states = [
-            row[0] for row in cursor.execute(self._recover, {"lanes": list(lanes), "run": run}, prepare=True)
-        ]
+        states = [row[0] for row in db.execute(self._recover, {"lanes": list(lanes)}, prepare=True)]
         return states.count("queued"), states.count("in_doubt")
 
-    def still_runnable(self, cursor: Cursor[Any], flows: Sequence[int]) -> set[int]:
-        """Say which of these flows may go on."""
-        return {row[0] for row in cursor.execute(self._still_runnable, {"flows": list(flows)}, prepare=True)}
+    def strays(self, db: Cursor[Any], *, run: int, lanes: Sequence[int], known: Collection[int]) -> int:
+        """Give back what this run claimed on these lanes and does not know of; returns how many."""
+        parameters = {"run": run, "lanes": list(lanes), "ids": sorted(known)}
+        return db.execute(self._strays, parameters, prepare=True).rowcount
 
-    def waiting(self, cursor: Cursor[Any], flows: Sequence[Flow], *, most: int) -> int:
+    def nudge(self, db: Cursor[Any], ids: Collection[int]) -> int:
+        """Make these rows due now; those in a runner's hands as soon as it puts them back."""
+        return db.execute(self._nudge, {"ids": sorted(ids)}).rowcount
+
+    def still_runnable(self, db: Cursor[Any], flows: Sequence[int]) -> set[int]:
+        """Say which of these flows may go on."""
+        return {row[0] for row in db.execute(self._still_runnable, {"flows": list(flows)}, prepare=True)}
+
+    def waiting(self, db: Cursor[Any], flows: Sequence[Flow], *, most: int) -> int:
         """Count the queued rows of these flows, each up to `most`."""
         parameters = {"lanes": [f.lane_id for f in flows], "flows": [f.flow for f in flows], "most": most}
-        row = cursor.execute(self._waiting, parameters, prepare=True).fetchone()
+        row = db.execute(self._waiting, parameters, prepare=True).fetchone()
         return int(row[0]) if row else 0
 
-    def in_hand(self, cursor: Cursor[Any]) -> int:
+    def in_hand(self, db: Cursor[Any]) -> int:
         """Count the rows in any runner's hands, dead ones' included."""
-        row = cursor.execute(self._in_hand).fetchone()
+        row = db.execute(self._in_hand).fetchone()
         return int(row[0]) if row else 0
 
 

@@ -1,7 +1,7 @@
-"""Who drains a lane, until when, and what the vendor still allows it.
+"""Who drains a lane and until when, and what the runner has to know of it.
 
-A lease is taken and kept by conditional updates of the lane's own row, with PostgreSQL's clock. `fence`
-grows at each take-over. A holder that cannot renew stops on its own clock a quarter of the lease early.
+A lease is taken and kept by conditional updates of the lane's own row, with PostgreSQL's clock. A holder that
+cannot renew stops on its own clock a quarter of the lease early.
 """
 
 from __future__ import annotations
@@ -15,87 +15,116 @@ from psycopg import Cursor
 
 
 @dataclass(slots=True, frozen=True)
-class Leased:
-    """A lane just taken. Its first send may leave in `paced_in` seconds."""
+class LaneRow:
+    """A lane as its table has it, read as it is taken and again every second.
+
+    `config` is JSON as stored. `units` are those that the token's allowances limit. `stopped` says why
+    nothing may leave, "" when it may.
+    """
 
     id: int
-    tenant_id: int
+    tenant_id: int | None
     token_id: int
     name: str
     rate: float | None
-    rate_now: float | None
     max_in_flight: int | None
-    allowance: int | None
-    fence: int
+    provider: str
+    sealed_secret: str
+    config: str
+    units: tuple[str, ...]
+    stopped: str
+
+
+@dataclass(slots=True, frozen=True)
+class Leased:
+    """A lane just taken, and the pace that its last holder left. Its first send may leave in `paced_in` s."""
+
+    row: LaneRow
+    rate_now: float | None
+    refused_rate: float | None
+    grouped: bool
+    openings: int
     paced_in: float
 
 
 @dataclass(slots=True, frozen=True)
-class Kept:
-    """A lane still held after a renewal, and what changed in it meanwhile."""
+class Pace:
+    """What a lane's next holder needs to go on at its pace."""
 
-    id: int
-    rate: float | None
-    stopped: bool
+    rate_now: float | None
+    refused_rate: float | None
+    grouped: bool
+    openings: int
+    paced_in: float = 0.0
 
 
+_ROW = """
+    l.id, l.tenant_id, l.token_id, l.name, l.rate_per_second, l.max_in_flight, t.provider, t.sealed_secret,
+    t.config, ARRAY(SELECT DISTINCT a.unit FROM engine_allowance AS a WHERE a.token_id = l.token_id)::text[],
+    CASE WHEN l.paused_at IS NOT NULL THEN coalesce(nullif(l.pause_reason, ''), 'paused')
+         WHEN l.open_until > now() THEN 'open' ELSE '' END"""
+
+# A lane that this run holds and does not know of was taken by a commit whose acknowledgement was lost.
 _AVAILABLE = """
-    holder IS NULL AND paused_at IS NULL
+    processor = %(processor)s AND (holder IS NULL OR holder = %(run)s) AND paused_at IS NULL
     AND (open_until IS NULL OR open_until <= now())
-    AND (allowance IS NULL OR used < allowance OR window_ends_at IS NULL OR window_ends_at <= now())"""
-
-_ACQUIRE = f"""
-    UPDATE engine_lane AS l
-       SET holder = %(run)s, fence = l.fence + 1, leased_until = now() + %(lease)s * interval '1 second',
-           breaker = 'closed', open_until = NULL
-      FROM (SELECT id FROM engine_lane
-             WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}
-             ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED) AS free
-     WHERE l.id = free.id
-    RETURNING l.id, l.tenant_id, l.token_id, l.name, l.rate_per_second, l.rate_now, l.max_in_flight,
-              l.allowance, l.fence, greatest(0, extract(epoch FROM l.paced_until - now()))::float8"""
+    AND NOT EXISTS (SELECT FROM engine_allowanceleft AS left_over
+                     WHERE left_over.token_id = engine_lane.token_id AND left_over.left_over = 0)"""
 
 _FREE_LANES = f"SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}"
 
+_ACQUIRE = f"""
+    WITH free AS MATERIALIZED (
+        SELECT id, paced_until FROM engine_lane
+         WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}
+         ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE engine_lane AS l
+           SET holder = %(run)s, leased_until = now() + %(lease)s * interval '1 second', open_until = NULL,
+               breaker = CASE WHEN l.openings > 0 THEN 'half_open' ELSE 'closed' END
+          FROM free WHERE l.id = free.id
+        RETURNING l.*
+    )
+    SELECT {_ROW}, l.rate_now, l.refused_rate, l.grouped, l.openings,
+           greatest(0, extract(epoch FROM l.paced_until - now()))::float8
+      FROM taken AS l JOIN tenants_providertoken AS t ON t.id = l.token_id ORDER BY l.id"""
+
+_READ = f"""
+    SELECT {_ROW} FROM engine_lane AS l JOIN tenants_providertoken AS t ON t.id = l.token_id
+     WHERE l.id = ANY(%(ids)s::bigint[]) AND l.holder = %(run)s"""
+
 _EXPIRED = """
     SELECT id, holder FROM engine_lane
-     WHERE queue = %(queue)s AND holder IS NOT NULL AND leased_until <= now()
+     WHERE processor = %(processor)s AND holder IS NOT NULL AND leased_until <= now()
+       AND holder IS DISTINCT FROM %(run)s
      ORDER BY id FOR UPDATE SKIP LOCKED"""
 
-_FREE = """
-    UPDATE engine_lane SET holder = NULL, leased_until = NULL, fence = fence + 1
-     WHERE id = ANY(%(ids)s::bigint[])"""
+_FREE = "UPDATE engine_lane SET holder = NULL, leased_until = NULL WHERE id = ANY(%(ids)s::bigint[])"
 
-_RENEW = """
-    UPDATE engine_lane AS l
-       SET leased_until = now() + %(lease)s * interval '1 second', rate_now = r.rate_now
-      FROM unnest(%(ids)s::bigint[], %(rates)s::float8[]) AS r(id, rate_now)
-     WHERE l.id = r.id AND l.holder = %(run)s
-    RETURNING l.id, l.rate_per_second, l.paused_at IS NOT NULL OR coalesce(l.open_until > now(), false)"""
+_LOCKED = "ARRAY(SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE)"
 
-_RELEASE = """
+_RENEW = f"""
     UPDATE engine_lane AS l
-       SET holder = NULL, leased_until = NULL, rate_now = r.rate_now, used = greatest(0, l.used - r.unused),
-           paced_until = clock_timestamp() + r.paced_in * interval '1 second'
-      FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(unused)s::int[], %(paced)s::float8[])
-           AS r(id, rate_now, unused, paced_in)
-     WHERE l.id = r.id AND l.holder = %(run)s"""
+       SET leased_until = now() + %(lease)s * interval '1 second', rate_now = p.rate_now,
+           refused_rate = p.refused_rate, grouped = p.grouped, openings = p.openings,
+           breaker = CASE WHEN l.open_until > now() THEN l.breaker
+                          WHEN p.openings > 0 THEN 'half_open' ELSE 'closed' END
+      FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(refused)s::float8[], %(grouped)s::bool[],
+                  %(openings)s::int[]) AS p(id, rate_now, refused_rate, grouped, openings)
+     WHERE l.id = p.id AND l.id = ANY({_LOCKED}) AND l.holder = %(run)s"""
 
-_RESERVE = """
-    WITH lane AS (
-        SELECT l.id, r.n, l.allowance,
-               CASE WHEN l.window_ends_at > now() THEN l.used ELSE 0 END AS used,
-               CASE WHEN l.window_ends_at > now() THEN l.window_ends_at
-                    ELSE date_trunc(l.window, now()) + ('1 ' || l.window)::interval END AS ends_at
-          FROM unnest(%(ids)s::bigint[], %(counts)s::int[]) AS r(id, n)
-          JOIN engine_lane AS l ON l.id = r.id AND l.holder = %(run)s
-         WHERE l.allowance IS NOT NULL ORDER BY l.id FOR UPDATE OF l
-    )
+_RELEASE = f"""
     UPDATE engine_lane AS l
-       SET used = lane.used + greatest(0, least(lane.n, lane.allowance - lane.used)),
-           window_ends_at = lane.ends_at
-      FROM lane WHERE l.id = lane.id
-    RETURNING l.id, l.used - lane.used"""
+       SET holder = NULL, leased_until = NULL, rate_now = p.rate_now, refused_rate = p.refused_rate,
+           grouped = p.grouped,
+           openings = greatest(p.openings, CASE WHEN l.open_until > now() THEN l.openings END),
+           breaker = CASE WHEN l.open_until > now() THEN l.breaker
+                          WHEN p.openings > 0 THEN 'half_open' ELSE 'closed' END,
+           paced_until = clock_timestamp() + p.paced_in * interval '1 second'
+      FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(refused)s::float8[], %(grouped)s::bool[],
+                  %(openings)s::int[], %(paced)s::float8[])
+           AS p(id, rate_now, refused_rate, grouped, openings, paced_in)
+     WHERE l.id = p.id AND l.id = ANY({_LOCKED}) AND l.holder = %(run)s"""
 
 _STOP = """
     UPDATE engine_lane
@@ -107,84 +136,100 @@ _STOP = """
 _OPEN = """
     UPDATE engine_lane
        SET breaker = 'open', open_until = greatest(open_until, now() + %(seconds)s * interval '1 second'),
-           last_error = %(detail)s
+           openings = greatest(openings, %(openings)s), last_error = %(detail)s
      WHERE id = ANY(ARRAY(SELECT id FROM engine_lane WHERE {which} ORDER BY id FOR UPDATE))
     RETURNING id"""
 
 
-def available(cursor: Cursor[Any], *, lane_ids: Sequence[int]) -> list[int]:
+def available(db: Cursor[Any], *, processor: str, run: int | None, lane_ids: Sequence[int]) -> list[int]:
     """Say which of these lanes could be taken now."""
-    return [row[0] for row in cursor.execute(_FREE_LANES, {"ids": list(lane_ids)}, prepare=True)]
+    parameters = {"processor": processor, "run": run, "ids": list(lane_ids)}
+    return [row[0] for row in db.execute(_FREE_LANES, parameters, prepare=True)]
 
 
-def acquire(cursor: Cursor[Any], *, run: int, lane_ids: Sequence[int], most: int) -> list[Leased]:
+def acquire(db: Cursor[Any], *, processor: str, run: int, lane_ids: Sequence[int], most: int) -> list[Leased]:
     """Take up to `most` of these lanes that nobody drains and nothing holds back."""
-    parameters = {"run": run, "lease": settings.LEASE_SECONDS, "ids": list(lane_ids), "most": most}
-    return [Leased(*row) for row in cursor.execute(_ACQUIRE, parameters, prepare=True)]
+    parameters = {
+        "processor": processor,
+        "run": run,
+        "lease": settings.LEASE_SECONDS,
+        "ids": list(lane_ids),
+        "most": most,
+    }
+    rows = db.execute(_ACQUIRE, parameters, prepare=True).fetchall()
+    return [Leased(_row(row), *row[11:]) for row in rows]
 
 
-def free_expired(cursor: Cursor[Any], *, queue: str) -> dict[int, int]:
-    """Take lanes from holders that did not renew: {lane: the run that died holding it}.
+def read(db: Cursor[Any], *, run: int, lane_ids: Sequence[int]) -> list[LaneRow]:
+    """Read lanes that `run` holds as they are now. One that is missing is lost: stop at once."""
+    return [_row(row) for row in db.execute(_READ, {"ids": list(lane_ids), "run": run}, prepare=True)]
+
+
+def free_expired(db: Cursor[Any], *, processor: str, run: int | None = None) -> dict[int, int]:
+    """Take lanes from holders that did not renew: {lane: the run that held it}.
 
     The lanes stay locked until the transaction ends, so that the caller can see to the rows left on
     them before anybody acquires them.
     """
-    expired: dict[int, int] = dict(cursor.execute(_EXPIRED, {"queue": queue}, prepare=True).fetchall())
+    expired: dict[int, int] = dict(
+        db.execute(_EXPIRED, {"processor": processor, "run": run}, prepare=True).fetchall()
+    )
     if expired:
-        cursor.execute(_FREE, {"ids": list(expired)})
+        db.execute(_FREE, {"ids": list(expired)})
     return expired
 
 
-def renew(cursor: Cursor[Any], *, run: int, rates: Mapping[int, float | None]) -> list[Kept]:
-    """Keep these lanes for another lease. A lane missing from the answer is lost: stop at once."""
-    parameters = {
-        "run": run,
-        "lease": settings.LEASE_SECONDS,
-        "ids": list(rates),
-        "rates": list(rates.values()),
-    }
-    return [Kept(*row) for row in cursor.execute(_RENEW, parameters, prepare=True)]
+def renew(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> None:
+    """Keep these lanes for another lease. `read` says which of them are still ours."""
+    db.execute(_RENEW, {"run": run, "lease": settings.LEASE_SECONDS, **_columns(paces)}, prepare=True)
 
 
-def release(cursor: Cursor[Any], *, run: int, lanes: Sequence[tuple[int, float | None, int, float]]) -> None:
-    """Let go of lanes, each as (id, rate now, calls reserved and not made, seconds until its next slot)."""
-    ids, rates, unused, paced = (list(part) for part in zip(*lanes, strict=True))
-    cursor.execute(
-        _RELEASE, {"run": run, "ids": ids, "rates": rates, "unused": unused, "paced": paced}, prepare=True
-    )
-
-
-def reserve(cursor: Cursor[Any], *, run: int, calls: Mapping[int, int]) -> dict[int, int]:
-    """Take calls from the lanes' allowances: {lane: calls granted}.
-
-    Exact under any number of takers, since the row is locked while it is counted. A window that is
-    over starts again at nought, aligned to the hour, day or month as the vendor's is.
-    """
-    parameters = {"run": run, "ids": list(calls), "counts": list(calls.values())}
-    return dict(cursor.execute(_RESERVE, parameters, prepare=True).fetchall())
+def release(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> None:
+    """Let go of lanes; the next holder goes on at the pace of this one."""
+    paced = [pace.paced_in for pace in paces.values()]
+    db.execute(_RELEASE, {"run": run, "paced": paced, **_columns(paces)}, prepare=True)
 
 
 def stop_lanes(
-    cursor: Cursor[Any], *, reason: str, detail: str, lane_id: int | None = None, token_id: int | None = None
+    db: Cursor[Any], *, reason: str, detail: str, lane_id: int | None = None, token_id: int | None = None
 ) -> list[int]:
     """Pause a lane, or every lane on a token, until a person resumes it."""
     which, which_id = _which(lane_id, token_id)
     parameters = {"reason": reason, "detail": detail, "which": which_id}
-    return [row[0] for row in cursor.execute(_STOP.format(which=which), parameters)]
+    return [row[0] for row in db.execute(_STOP.format(which=which), parameters)]
 
 
 def open_breaker(
-    cursor: Cursor[Any],
+    db: Cursor[Any],
     *,
     seconds: float,
     detail: str,
+    openings: int = 0,
     lane_id: int | None = None,
     token_id: int | None = None,
 ) -> list[int]:
-    """Keep a lane, or every lane on a token, shut for a while."""
+    """Keep a lane, or every lane on a token, shut for a while.
+
+    `openings` counts how often a lane's own breaker opened in a row; 0 when the vendor asked for the rest.
+    """
     which, which_id = _which(lane_id, token_id)
-    parameters = {"seconds": seconds, "detail": detail, "which": which_id}
-    return [row[0] for row in cursor.execute(_OPEN.format(which=which), parameters)]
+    parameters = {"seconds": seconds, "openings": openings, "detail": detail, "which": which_id}
+    return [row[0] for row in db.execute(_OPEN.format(which=which), parameters)]
+
+
+def _row(row: Sequence[Any]) -> LaneRow:
+    units = tuple(sorted(row[9]))
+    return LaneRow(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], units, row[10])
+
+
+def _columns(paces: Mapping[int, Pace]) -> dict[str, list[Any]]:
+    return {
+        "ids": list(paces),
+        "rates": [pace.rate_now for pace in paces.values()],
+        "refused": [pace.refused_rate for pace in paces.values()],
+        "grouped": [pace.grouped for pace in paces.values()],
+        "openings": [pace.openings for pace in paces.values()],
+    }
 
 
 def _which(lane_id: int | None, token_id: int | None) -> tuple[str, int]:

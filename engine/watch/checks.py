@@ -18,11 +18,12 @@ from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Allowance, FlowHold, Incident, Lane, Receipt, Run
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
+from engine.store.holds import FAULT, scope_of
 from engine.watch.depth import depth_of
 from engine.watch.guard import guarded
 from engine.watch.heartbeats import silent_clusters
-from engine.watch.incidents import MORE, Severity, end_incident, end_overflow, flow_scope, open_incident
+from engine.watch.incidents import MORE, Severity, end_incident, end_overflow, open_incident
 
 logger = structlog.get_logger(__name__)
 
@@ -107,11 +108,11 @@ def _check_constraints_now() -> None:
 def poor_success() -> Iterable[Finding]:
     """Under 80 % of the calls of the last ten minutes succeeded.
 
-    An honest "not found" is an answer, and a call that wants another one to go on has worked as well.
+    A call that wants another one to go on has worked as well, and a run counts an honest "not found" as done.
     """
     lately = Run.objects.filter(started_at__gt=timezone.now() - LATELY).order_by()
     by_processor = lately.values_list("queue", "processor").annotate(
-        good=Sum(F("done") + F("continued") + F("honest")),
+        good=Sum(F("done") + F("continued")),
         rows=Sum(F("done") + F("continued") + F("failed") + F("in_doubt") + F("retried")),
     )
     for queue, processor, good, rows in by_processor:
@@ -183,10 +184,10 @@ def held_lane() -> Iterable[Finding]:
 
 
 def held_flow() -> Iterable[Finding]:
-    for hold in FlowHold.objects.all():
+    """Flows held by the engine for a reason of the vendor's. One that fails for our own code is a `fault`."""
+    for hold in FlowHold.objects.exclude(reason=FAULT):
         summary = f"{hold.processor} {hold.flow} is held ({hold.reason}): {hold.detail}"
-        severity: Severity = "critical" if hold.reason == "fault" else "warning"
-        yield Finding(flow_scope(hold.processor, hold.flow), summary, hold.tenant_id, severity)
+        yield Finding(scope_of(hold.processor, hold.flow), summary, hold.tenant_id, "critical")
 
 
 def stale_lane() -> Iterable[Finding]:

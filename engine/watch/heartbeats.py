@@ -18,7 +18,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from engine.models import Heartbeat
-from engine.processor.contract import all_queues
+from engine.processor.registry import all_queues
 
 SILENT_SECONDS: Final = 180.0
 """More than the longest that every worker of a cluster may be busy with one task: django-q2's time-out."""

@@ -90,8 +90,3 @@ def end_overflow() -> int:
     with connection.cursor() as cursor:
         cursor.execute(END_OVERFLOW, {"most": MOST_OPEN})
         return int(cursor.rowcount)
-
-
-def flow_scope(processor: str, flow: int) -> str:
-    """Name a flow as the scope of an incident of kind `flow_held`."""
-    return f"flow:{processor}:{flow}"

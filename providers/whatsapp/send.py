@@ -130,7 +130,7 @@ def _read_without_error(reply: Reply) -> Outcome:
     """Judge an answer that is not Graph's: a proxy's page, or something cut or garbled."""
     status = reply.status
     if status == 429:
-        return Throttled(THROUGHPUT_WAIT, Scope.LANE, "http_429", "too many requests", slow_down=True)
+        return Throttled(THROUGHPUT_WAIT, None, "http_429", "too many requests", slow_down=True)
     if status < 300:
         return InDoubt(f"HTTP {status} that cannot be read")
     # A gateway's word says nothing about what happened behind it. 408 may come from one too.
@@ -156,7 +156,7 @@ Treatment = Callable[[str, str, int, timedelta | None], Outcome]
 _TREATMENTS: dict[ErrorClass, Treatment] = {
     ErrorClass.TRANSIENT: lambda code, detail, n, wait: Retry(code, detail),
     ErrorClass.THROUGHPUT: lambda code, detail, n, wait: Throttled(
-        THROUGHPUT_WAIT, Scope.LANE, code, detail, slow_down=True
+        THROUGHPUT_WAIT, None, code, detail, slow_down=True
     ),
     ErrorClass.CALL_LIMIT: lambda code, detail, n, wait: Throttled(
         wait or DEFAULT_WAIT, Scope.TOKEN, code, detail

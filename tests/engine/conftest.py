@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from engine.models import Lane, Run
-from engine.processor.contract import Processor
+from engine.models import Lane, QueueItem, Run
+from engine.processor import Processor
 from engine.run.runtime import runtime
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import ALL_ROWS_ROLE, all_tenants
@@ -31,10 +31,11 @@ def queues(transactional_db: None, settings: Any) -> Iterator[None]:
         for model in MODELS:
             editor.create_model(model)
             table = model._meta.db_table
-            editor.execute(
-                f"CREATE INDEX ON {table} (lane_id, tenant_id, due_at, id) WHERE state = 'queued';"
-                f"GRANT ALL ON {table} TO {ALL_ROWS_ROLE}"
-            )
+            editor.execute(f"GRANT ALL ON {table} TO {ALL_ROWS_ROLE}")
+            if issubclass(model, QueueItem):
+                editor.execute(
+                    f"CREATE INDEX ON {table} (lane_id, tenant_id, due_at, id) WHERE state = 'queued'"
+                )
     with all_tenants():
         yield
     runtime.close()
@@ -58,9 +59,10 @@ def make_lane(queues: None) -> MakeLane:
         if token is None:
             token = ProviderToken(tenant=tenant, provider="whatsapp", label=name)
             token.secret = "secret-of-" + name
+            token.hourly_allowance = fields.pop("hourly_allowance", None)
             token.save()
         return Lane.objects.create(
-            tenant=tenant, token=token, queue=processor.queue, processor=processor.queue, name=name, **fields
+            tenant=tenant, token=token, queue=processor.queue, processor=processor.name, name=name, **fields
         )
 
     return make

@@ -1,14 +1,13 @@
-"""Three small queues, one of each kind that there is: they show that the runner is general.
+"""Three small processors, one of each kind that there is: they show that the runner is general.
 
-* `Letters`: one row a call, never sent twice (a message);
-* `Checks`: hundreds of rows a call, over several pages (a page of comments settles everybody on it);
-* `Exports`: begun by one call, finished by later ones, found again after a crash (a vendor's run).
+* `Letters`: one call, never made twice (a message);
+* `Sweeps`: a post read page by page, each page teaching who commented (a cursor kept in the row);
+* `Exports`: begun and paid once, looked at until it is finished (a vendor's run).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,39 +15,62 @@ import orjson
 from django.db import models
 
 from engine.models import QueueItem
-from engine.processor.contract import Item, LaneFacts, Planned, Processor, Settled, Stale
-from providers.base import (
+from engine.processor import (
     Call,
+    Continue,
+    Counts,
     Done,
     Failed,
     Hold,
     InDoubt,
+    LaneFacts,
     Lost,
-    Pending,
+    Outcome,
+    Processor,
     Reply,
+    Request,
     Response,
     Retry,
     Scope,
+    Settled,
+    Stale,
     Throttled,
     Unsent,
 )
+from engine.run.runner import Runner
+
+SOON = timedelta(milliseconds=100)
 
 
 class Letter(QueueItem):
     to = models.TextField(default="")
-    vendor_id = models.TextField(default="")
+    vendor_id = models.CharField(max_length=100, default="")
 
     class Meta:
         app_label = "tests"
 
 
-class Check(QueueItem):
+class Sweep(QueueItem):
     post = models.TextField(default="")
-    person = models.TextField(default="")
-    proof = models.TextField(default="")
+    cursor = models.TextField(default="")
+    pages = models.IntegerField(default=0)
 
     class Meta:
         app_label = "tests"
+
+
+class Sighting(models.Model):
+    """The fact that a sweep brings: somebody commented on a post. Once, whoever saw it."""
+
+    post = models.TextField()
+    person = models.TextField()
+
+    class Meta:
+        app_label = "tests"
+        constraints = [models.UniqueConstraint(fields=["post", "person"], name="sighting_once")]
+
+    def __str__(self) -> str:
+        return f"{self.person} on {self.post}"
 
 
 class Export(QueueItem):
@@ -60,18 +82,24 @@ class Export(QueueItem):
         app_label = "tests"
 
 
-MODELS: tuple[type[QueueItem], ...] = (Letter, Check, Export)
+MODELS: tuple[type[models.Model], ...] = (Letter, Sweep, Export, Sighting)
 
 
-def call(url: str, body: Any = None) -> Call:
-    return Call("POST", url, {"content-type": "application/json"}, orjson.dumps(body), 5.0)
+def call(url: str, body: Any = None, **more: Any) -> Call:
+    return Call("POST", url, {"content-type": "application/json"}, orjson.dumps(body), 5.0, **more)
 
 
 def said(response: Response) -> Any:
     return orjson.loads(response.body) if isinstance(response, Reply) and response.status == 200 else None
 
 
+def work(processor: Processor, *more: Processor, seconds: float = 20.0, until_empty: bool = True) -> Counts:
+    """Run processors in this process, as `process QUEUE` does."""
+    return Runner(processor.queue, [processor, *more]).run(seconds=seconds, until_empty=until_empty)
+
+
 class Letters(Processor):
+    name = "letters"
     queue = "letters"
     model = Letter
     columns = ("to",)
@@ -81,122 +109,107 @@ class Letters(Processor):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.attended: list[Settled] = []
+        self.learnt: list[Settled] = []
         self.empty: list[int] = []
 
-    def plan(self, lane: LaneFacts, items: Sequence[Item]) -> Sequence[Planned]:
-        return [
-            Planned(
-                call(f"{self.url}/{lane.name}/send", {"to": i.columns["to"], "attempt": str(i.attempt)}), (i,)
-            )
-            for i in items
-        ]
+    def plan(self, lane: LaneFacts, request: Request) -> Call:
+        body = {"to": request.columns["to"], "attempt": str(request.attempt)}
+        return call(f"{self.url}/{lane.name}/send", body)
 
-    def interpret(self, planned: Planned, response: Response) -> Iterable[Settled]:
-        (item,) = planned.items
+    def interpret(self, lane: LaneFacts, request: Request, response: Response) -> Outcome:
         match response:
             case Reply(200):
-                yield item, Done({"vendor_id": said(response)["id"]})
+                return Done({"vendor_id": said(response)["id"]})
             case Reply(429):
-                yield item, Throttled(timedelta(seconds=0.2), slow_down=True)
+                return Throttled(timedelta(seconds=0.2), None, slow_down=True)
             case Reply(401):
-                yield item, Hold("token", Scope.TOKEN, "401", "dead token")
+                return Hold("token", Scope.TOKEN, "401", "dead token")
             case Reply(409):
-                yield item, Hold("template", Scope.FLOW, "409", "paused")
+                return Hold("template", Scope.FLOW, "409", "paused")
             case Reply(400):
-                yield item, Failed("400", "no such person")
+                return Failed("400", "no such person")
             case Reply(503):
-                yield item, Retry("503")
+                return Retry("503")
             case Unsent(reason):
-                yield item, Retry("unsent", reason)
+                return Retry("unsent", reason)
             case Lost(reason):
-                yield item, InDoubt(reason)
+                return InDoubt(reason)
             case _:
-                yield item, InDoubt("unreadable")
+                return InDoubt("unreadable")
 
-    def attend(self, settled: Sequence[Settled]) -> None:
-        self.attended.extend(settled)
+    def learn(self, settled: Sequence[Settled]) -> int:
+        self.learnt.extend(settled)
+        return 0
 
     def drained(self, flows: Sequence[int]) -> None:
         self.empty.extend(flows)
 
 
-class Checks(Processor):
-    """Reads a post's pages until everybody asked about was seen or the pages end."""
+class Sweeps(Processor):
+    """Reads a post's pages to the end; who commented is learnt page by page."""
 
-    queue = "checks"
-    model = Check
-    columns = ("post", "person")
-    results = {"proof": "text"}
-    rows_per_call = 100
+    name = "sweeps"
+    queue = "sweeps"
+    model = Sweep
+    columns = ("post", "cursor", "pages")
+    results = {"cursor": "text", "pages": "int"}
+    retry_delays = (timedelta(milliseconds=50), timedelta(milliseconds=100))
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def plan(self, lane: LaneFacts, items: Sequence[Item]) -> Sequence[Planned]:
-        posts: dict[str, list[Item]] = defaultdict(list)
-        for item in items:
-            posts[item.columns["post"]].append(item)
-        return [self.page(post, theirs, "") for post, theirs in posts.items()]
+    def plan(self, lane: LaneFacts, request: Request) -> Call:
+        return call(f"{self.url}/{request.columns['post']}/comments?after={request.columns['cursor']}")
 
-    def page(self, post: str, items: Sequence[Item], after: str) -> Planned:
-        return Planned(call(f"{self.url}/{post}/comments?after={after}"), items, post)
-
-    def interpret(self, planned: Planned, response: Response) -> Iterable[Settled | Planned]:
+    def interpret(self, lane: LaneFacts, request: Request, response: Response) -> Outcome:
         page = said(response)
         if page is None:
-            return [(item, Retry("unreadable")) for item in planned.items]
-        found: list[Settled | Planned] = []
-        missing = []
-        for item in planned.items:
-            if item.columns["person"] in page["people"]:
-                found.append((item, Done({"proof": f"page {page['number']}"})))
-            else:
-                missing.append(item)
-        if missing and page["next"]:
-            found.append(self.page(planned.note, missing, page["next"]))
-        else:
-            found.extend((item, Failed("not found")) for item in missing)
-        return found
+            return Retry("unreadable")
+        facts = [(request.columns["post"], person) for person in page["people"]]
+        fields = {"pages": request.columns["pages"] + 1, "cursor": page["next"]}
+        return Continue(fields, facts) if page["next"] else Done(fields, facts)
+
+    def learn(self, settled: Sequence[Settled]) -> int:
+        seen = [
+            Sighting(post=post, person=person)
+            for _, outcome in settled
+            if isinstance(outcome, Done | Continue)
+            for post, person in outcome.facts
+        ]
+        Sighting.objects.bulk_create(seen, ignore_conflicts=True)
+        return len(seen)
 
 
 class Exports(Processor):
     """Starts a run at the vendor, remembers its id, and asks for it until it is finished."""
 
+    name = "exports"
     queue = "exports"
     model = Export
     columns = ("what", "external_id")
     results = {"external_id": "text", "result": "text"}
     stale = Stale.LOOK_AGAIN
+    retry_delays = (SOON,) * 5
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def plan(self, lane: LaneFacts, items: Sequence[Item]) -> Sequence[Planned]:
-        return [self.ask(item) for item in items]
+    def plan(self, lane: LaneFacts, request: Request) -> Call:
+        if request.columns["external_id"]:
+            return call(f"{self.url}/runs/{request.columns['external_id']}")
+        if request.begun:  # an earlier call may have started it: look before paying twice
+            return call(f"{self.url}/find", {"attempt": str(request.attempt)})
+        body = {"what": request.columns["what"], "attempt": str(request.attempt)}
+        return call(f"{self.url}/start", body, cost={"calls": 1, "usd_cents": 37})
 
-    def ask(self, item: Item) -> Planned:
-        if item.columns["external_id"]:
-            return Planned(call(f"{self.url}/runs/{item.columns['external_id']}"), (item,), "poll")
-        if item.seen_before:  # an earlier call may have started it: look before paying twice
-            return Planned(call(f"{self.url}/find", {"attempt": str(item.attempt)}), (item,), "find")
-        return self.start(item)
-
-    def start(self, item: Item) -> Planned:
-        body = {"what": item.columns["what"], "attempt": str(item.attempt)}
-        return Planned(call(f"{self.url}/start", body), (item,), "start")
-
-    def interpret(self, planned: Planned, response: Response) -> Iterable[Settled | Planned]:
-        (item,) = planned.items
+    def interpret(self, lane: LaneFacts, request: Request, response: Response) -> Outcome:
+        if isinstance(response, Reply) and response.status == 402:
+            return Throttled(SOON, Scope.LANE, "402", "out of credit")
         answer = said(response)
-        soon = timedelta(milliseconds=100)
         if answer is None:  # whatever became of it, the row keeps its attempt and is looked for
-            yield item, Pending(soon)
-        elif planned.note == "find" and not answer["id"]:
-            yield self.start(item)
-        elif planned.note in ("find", "start"):
-            yield item, Pending(soon, {"external_id": answer["id"]})
-        elif answer["state"] == "running":
-            yield item, Pending(soon)
-        else:
-            yield item, Done({"result": answer["state"]})
+            return Retry("unreadable")
+        if request.columns["external_id"]:
+            return Continue(after=SOON) if answer["state"] == "running" else Done({"result": answer["state"]})
+        if answer["id"]:
+            return Continue({"external_id": answer["id"]}, after=SOON)
+        return Continue(forget=True)  # the vendor knows of none

@@ -12,9 +12,8 @@ from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Lane, Receipt
-from engine.processor import contract
-from engine.processor.contract import register_queue
-from engine.run.runner import Runner
+from engine.processor import registry
+from engine.processor.registry import register_processor
 from engine.watch.depth import depth_of
 from tests.engine.queues import Letter, Letters
 
@@ -27,9 +26,9 @@ class FussyLetters(Letters):
 
 @pytest.fixture(autouse=True)
 def registered(queues: None) -> Iterator[None]:
-    register_queue("letters", Runner(FussyLetters("http://unused.invalid")))
+    register_processor(FussyLetters("http://unused.invalid"))
     yield
-    del contract._queues["letters"]
+    del registry._workers["letters"], registry._processors["letters"]
 
 
 def letters(lane: Lane, n: int, **fields: object) -> None:

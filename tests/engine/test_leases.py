@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,20 +13,33 @@ from django.utils import timezone
 
 from engine.actions import pause_lane, recover_lanes, resume_lane
 from engine.models import Lane, Run
-from engine.processor.contract import register_queue
-from engine.run.runner import Runner
-from engine.run.runtime import cursor
+from engine.processor import registry
 from engine.store import leases
 from engine.store.attempts import new_attempt
-from engine.store.claims import Claims, Settlement
-from engine.store.ledger import free_dead
+from engine.store.claims import Claims, Want
+from engine.store.leases import Pace
+from engine.store.settlements import Settle, Settlement
+from engine.store.store import cursor, free_dead
 from tenants.errors import ActionRefused
 from tenants.scope import all_tenants
 from tests.engine.conftest import MakeLane
-from tests.engine.queues import Checks, Export, Exports, Letter, Letters
+from tests.engine.queues import Export, Exports, Letter, Letters, work
 from tests.engine.vendor import Vendor
 
 LETTERS = Letters("http://unused.invalid")
+PACE = Pace(None, None, False, 0)
+
+
+@pytest.fixture
+def registered() -> Iterator[Callable[[Letters], None]]:
+    """Register a processor for one test."""
+    yield registry.register_processor
+    registry._workers.pop("letters", None)
+    registry._processors.pop("letters", None)
+
+
+def want(lane: Lane, rows: int) -> Want:
+    return Want(lane.pk, lane.tenant_id or 0, rows)
 
 
 def in_another_connection(work: Callable[[], Any]) -> Any:
@@ -46,9 +59,13 @@ def in_another_connection(work: Callable[[], Any]) -> Any:
     return result[0]
 
 
+def take(lane: Lane, run: int) -> list[leases.Leased]:
+    return leases.acquire(cursor(), processor=lane.processor, run=run, lane_ids=[lane.pk], most=10)
+
+
 def acquire(lane: Lane, run: int) -> list[leases.Leased]:
     with transaction.atomic():
-        return leases.acquire(cursor(), run=run, lane_ids=[lane.pk], most=10)
+        return take(lane, run)
 
 
 def letters(lane: Lane, n: int, **fields: Any) -> list[Letter]:
@@ -63,17 +80,15 @@ def expire(lane: Lane) -> None:
 
 def test_a_lane_is_taken_by_one_run_at_a_time(make_lane: MakeLane) -> None:
     lane = make_lane(Letters)
-    assert [leased.id for leased in acquire(lane, run=1)] == [lane.pk]
-    assert in_another_connection(lambda: leases.acquire(cursor(), run=2, lane_ids=[lane.pk], most=10)) == []
+    assert [leased.row.id for leased in acquire(lane, run=1)] == [lane.pk]
+    assert in_another_connection(lambda: take(lane, 2)) == []
 
 
 def test_a_lane_that_somebody_is_taking_is_skipped_not_waited_for(make_lane: MakeLane) -> None:
     lane = make_lane(Letters)
     with transaction.atomic():
-        assert leases.acquire(cursor(), run=1, lane_ids=[lane.pk], most=10)
-        assert (
-            in_another_connection(lambda: leases.acquire(cursor(), run=2, lane_ids=[lane.pk], most=10)) == []
-        )
+        assert take(lane, 1)
+        assert in_another_connection(lambda: take(lane, 2)) == []
 
 
 @pytest.mark.parametrize(
@@ -83,19 +98,8 @@ def test_a_lane_that_somebody_is_taking_is_skipped_not_waited_for(make_lane: Mak
         ({"paused_at": timezone.now()}, False),
         ({"open_until": timezone.now() + timedelta(hours=1)}, False),
         ({"open_until": timezone.now() - timedelta(hours=1)}, True),
-        ({"allowance": 5, "used": 5, "window_ends_at": timezone.now() + timedelta(hours=1)}, False),
-        ({"allowance": 5, "used": 4, "window_ends_at": timezone.now() + timedelta(hours=1)}, True),
-        ({"allowance": 5, "used": 5, "window_ends_at": timezone.now() - timedelta(hours=1)}, True),
     ],
-    ids=[
-        "plain",
-        "paused",
-        "breaker open",
-        "breaker over",
-        "allowance used",
-        "allowance left",
-        "window over",
-    ],
+    ids=["plain", "paused", "breaker open", "breaker over"],
 )
 def test_only_a_lane_that_nothing_holds_back_is_taken(
     make_lane: MakeLane, fields: dict[str, Any], free: bool
@@ -103,19 +107,18 @@ def test_only_a_lane_that_nothing_holds_back_is_taken(
     assert bool(acquire(make_lane(Letters, **fields), run=1)) is free
 
 
-def test_the_fence_grows_at_each_take_over(make_lane: MakeLane) -> None:
+def test_whoever_lost_its_lane_is_told_so(make_lane: MakeLane) -> None:
     lane = make_lane(Letters)
-    (first,) = acquire(lane, run=1)
+    acquire(lane, run=1)
     expire(lane)
     with transaction.atomic():
-        assert leases.free_expired(cursor(), queue="letters") == {lane.pk: 1}
-    (second,) = acquire(lane, run=2)
-    assert second.fence > first.fence
+        assert leases.free_expired(cursor(), processor="letters") == {lane.pk: 1}
+    assert [leased.row.id for leased in acquire(lane, run=2)] == [lane.pk]
     with transaction.atomic():
-        assert leases.renew(cursor(), run=1, rates={lane.pk: None}) == [], (
-            "the first holder learns that it lost"
-        )
-        assert [kept.id for kept in leases.renew(cursor(), run=2, rates={lane.pk: None})] == [lane.pk]
+        leases.renew(cursor(), run=1, paces={lane.pk: PACE})
+        assert leases.read(cursor(), run=1, lane_ids=[lane.pk]) == []
+        leases.renew(cursor(), run=2, paces={lane.pk: PACE})
+        assert [row.id for row in leases.read(cursor(), run=2, lane_ids=[lane.pk])] == [lane.pk]
 
 
 def test_a_run_that_lost_its_lane_takes_no_rows_and_lets_none_leave(make_lane: MakeLane) -> None:
@@ -124,15 +127,15 @@ def test_a_run_that_lost_its_lane_takes_no_rows_and_lets_none_leave(make_lane: M
     claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        items = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 2)])
+        items = claims.claim(cursor(), run=1, wanted=[want(lane, 2)])
     assert len(items) == 2
     expire(lane)
 
     with transaction.atomic():
-        assert claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 2)]) == []
+        assert claims.claim(cursor(), run=1, wanted=[want(lane, 2)]) == []
         for item in items:
             item.attempt = new_attempt(item.id, 1)
-        assert claims.mark(cursor(), run=1, items=items) == set()
+        assert claims.mark(cursor(), run=1, requests=items) == set()
 
 
 def test_rows_that_another_run_took_meanwhile_are_left_alone_and_reported(make_lane: MakeLane) -> None:
@@ -141,14 +144,14 @@ def test_rows_that_another_run_took_meanwhile_are_left_alone_and_reported(make_l
     claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+        (old,) = claims.claim(cursor(), run=1, wanted=[want(lane, 1)])
     expire(lane)
     free_dead_letters()
     acquire(lane, run=2)
     with transaction.atomic():
-        claims.claim(cursor(), run=2, wanted=[(lane.pk, lane.tenant_id, 1)])
-        assert claims.settle(cursor(), run=1, settlements=[Settlement(letter.pk, "failed")]) == 0
-        assert claims.give_back(cursor(), run=1, ids=[letter.pk]) == 0
+        claims.claim(cursor(), run=2, wanted=[want(lane, 1)])
+        assert Settle(LETTERS).write(cursor(), run=1, settlements=[Settlement(letter.pk, "failed")]) == set()
+        assert claims.give_back(cursor(), run=1, requests=[old]) == 0
     letter.refresh_from_db()
     assert (letter.state, letter.run) == ("claimed", 2)
 
@@ -162,12 +165,12 @@ def test_what_a_dead_run_claimed_goes_back_and_what_it_may_have_sent_is_in_doubt
     lane = make_lane(Letters)
     letters(lane, 3)
     claims = Claims(LETTERS)
-    run = Run.objects.create(queue="letters", process="test:1")
+    run = Run.objects.create(queue="letters", process="test:1", beat_at=timezone.now() - timedelta(minutes=1))
     acquire(lane, run=run.pk)
     with transaction.atomic():
-        items = claims.claim(cursor(), run=run.pk, wanted=[(lane.pk, lane.tenant_id, 2)])
+        items = claims.claim(cursor(), run=run.pk, wanted=[want(lane, 2)])
         items[0].attempt = new_attempt(items[0].id, 1)
-        assert claims.mark(cursor(), run=run.pk, items=items[:1]) == {items[0].id}
+        assert claims.mark(cursor(), run=run.pk, requests=items[:1]) == {items[0].id}
     assert free_dead_letters() == (0, 0), "not while the lease lasts"
     expire(lane)
 
@@ -186,14 +189,14 @@ def test_a_late_answer_settles_a_row_in_doubt_for_it_was_never_sent_again(make_l
     claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        (item,) = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+        (item,) = claims.claim(cursor(), run=1, wanted=[want(lane, 1)])
         item.attempt = new_attempt(item.id, 1)
-        claims.mark(cursor(), run=1, items=[item])
+        claims.mark(cursor(), run=1, requests=[item])
     expire(lane)
     free_dead_letters()
     with transaction.atomic():
         done = Settlement(letter.pk, "done", attempts=1, fields={"vendor_id": "v7"})
-        assert claims.settle(cursor(), run=1, settlements=[done]) == 1
+        assert Settle(LETTERS).write(cursor(), run=1, settlements=[done]) == {letter.pk}
     letter.refresh_from_db()
     assert (letter.state, letter.vendor_id) == ("done", "v7")
 
@@ -206,14 +209,14 @@ def test_a_row_that_a_webhook_decided_first_keeps_its_state_and_gains_what_only_
     claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        (item,) = claims.claim(cursor(), run=1, wanted=[(lane.pk, lane.tenant_id, 1)])
+        (item,) = claims.claim(cursor(), run=1, wanted=[want(lane, 1)])
         item.attempt = new_attempt(item.id, 1)
-        claims.mark(cursor(), run=1, items=[item])
+        claims.mark(cursor(), run=1, requests=[item])
     Letter.objects.filter(pk=letter.pk).update(state="delivered")
     done = Settlement(letter.pk, "done", attempts=1, fields={"vendor_id": "v7"})
     for _ in range(2):  # twice: the answer to a commit may be lost
         with transaction.atomic():
-            assert claims.settle(cursor(), run=1, settlements=[done]) == 0
+            assert Settle(LETTERS).write(cursor(), run=1, settlements=[done]) == set()
     letter.refresh_from_db()
     assert (letter.state, letter.vendor_id, letter.attempts) == ("delivered", "v7", 1)
 
@@ -235,95 +238,58 @@ def test_reads_and_beginnings_of_a_dead_run_go_back_to_the_queue(make_lane: Make
     )
 
 
-def test_the_minutes_watch_frees_lanes_that_nobody_asks_for(make_lane: MakeLane) -> None:
-    register_queue("letters", Runner(LETTERS))
-    try:
-        lane = make_lane(Letters)
-        letters(lane, 2, state="sending", run=1)
-        Lane.objects.filter(pk=lane.pk).update(holder=1)
-        expire(lane)
-        assert recover_lanes() == (0, 2)
-    finally:
-        from engine.processor import contract as processors
-
-        del processors._queues["letters"]
+def test_the_minutes_watch_frees_lanes_that_nobody_asks_for(
+    make_lane: MakeLane, registered: Callable[[Letters], None]
+) -> None:
+    registered(LETTERS)
+    lane = make_lane(Letters)
+    letters(lane, 2, state="sending", run=1)
+    Lane.objects.filter(pk=lane.pk).update(holder=1)
+    expire(lane)
+    assert recover_lanes() == (0, 2)
 
 
-def test_an_allowance_is_never_passed_however_many_take_from_it(make_lane: MakeLane) -> None:
-    lane = make_lane(Checks, allowance=100)
+def test_the_minute_finds_rows_in_nobodys_hands(
+    make_lane: MakeLane, registered: Callable[[Letters], None]
+) -> None:
+    """A commit that nobody acknowledged, a death between two: the lane is free, its rows are not."""
+    registered(LETTERS)
+    lane = make_lane(Letters)
+    letters(lane, 2, state="claimed", run=1)
+    letters(lane, 1, state="sending", run=1)
+    assert recover_lanes() == (2, 1)
+    assert Letter.objects.exclude(in_doubt_at=None).count() == 1, "the doubt has a beginning"
+
+
+def test_a_lane_taken_by_a_commit_that_nobody_acknowledged_is_taken_again(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
     acquire(lane, run=1)
-    granted: list[int] = []
-
-    def take() -> None:
-        try:
-            with all_tenants():
-                for _ in range(10):
-                    with transaction.atomic():
-                        granted.append(leases.reserve(cursor(), run=1, calls={lane.pk: 7})[lane.pk])
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    lane.refresh_from_db()
-    assert sum(granted) == lane.used == 100
-    assert set(granted) == {7, 2, 0}
+    assert [leased.row.id for leased in acquire(lane, run=1)] == [lane.pk]
+    assert acquire(lane, run=2) == []
 
 
-def test_a_new_window_starts_at_nought_and_ends_with_the_hour(make_lane: MakeLane) -> None:
-    past = timezone.now() - timedelta(minutes=1)
-    lane = make_lane(Checks, allowance=100, used=100, window_ends_at=past)
+def test_what_was_claimed_without_our_knowing_goes_back(make_lane: MakeLane) -> None:
+    lane = make_lane(Letters)
+    letters(lane, 3)
+    claims = Claims(LETTERS)
     acquire(lane, run=1)
     with transaction.atomic():
-        assert leases.reserve(cursor(), run=1, calls={lane.pk: 3})[lane.pk] == 3
-    lane.refresh_from_db()
-    assert lane.used == 3
-    assert lane.window_ends_at is not None
-    assert lane.window_ends_at > timezone.now()
-    assert (lane.window_ends_at.minute, lane.window_ends_at.second) == (0, 0)
+        known, *_ = claims.claim(cursor(), run=1, wanted=[want(lane, 3)])
+        assert claims.strays(cursor(), run=1, lanes=[lane.pk], known=[known.id]) == 2
+    assert sorted(Letter.objects.values_list("state", flat=True)) == ["claimed", "queued", "queued"]
 
 
-def test_calls_stop_at_the_allowance_and_the_rest_waits(make_lane: MakeLane, vendor: Vendor) -> None:
-    lane = make_lane(Letters, rate_per_second=500, allowance=25)
-    letters(lane, 60)
-    vendor.answer = lambda _: (200, {"id": "v"})
-
-    report = Runner(Letters(vendor.url)).run(seconds=60, until_empty=True)
-
-    assert report.seconds < 30, "it does not wait for the next hour's calls"
-    assert len(vendor.requests) == report.done == 25
-    assert Letter.objects.filter(state="queued", attempts=0).count() == 35
-    lane.refresh_from_db()
-    assert lane.used == 25
-
-
-def test_an_unused_part_of_the_allowance_is_given_back(make_lane: MakeLane, vendor: Vendor) -> None:
-    lane = make_lane(Letters, rate_per_second=500, allowance=1000)
-    letters(lane, 30)
-    vendor.answer = lambda _: (200, {"id": "v"})
-    Runner(Letters(vendor.url)).run(seconds=5, until_empty=True)
-    lane.refresh_from_db()
-    assert lane.used == 30
-
-
-def test_a_paused_lane_sends_nothing_until_it_is_resumed(make_lane: MakeLane, vendor: Vendor) -> None:
-    register_queue("letters", Runner(Letters(vendor.url)))
+def test_a_paused_lane_sends_nothing_until_it_is_resumed(
+    make_lane: MakeLane, vendor: Vendor, registered: Callable[[Letters], None]
+) -> None:
+    registered(Letters(vendor.url))
     lane = make_lane(Letters, rate_per_second=100)
     letters(lane, 3)
     vendor.answer = lambda _: (200, {"id": "v"})
-    try:
-        assert pause_lane(lane_id=lane.pk) == 1
-        assert Runner(Letters(vendor.url)).run(seconds=5, until_empty=True).done == 0
-        assert resume_lane(lane_id=lane.pk) == 1
-        assert Runner(Letters(vendor.url)).run(seconds=5, until_empty=True).done == 3
-    finally:
-        from engine.processor import contract as processors
-
-        del processors._queues["letters"]
+    assert pause_lane(lane_id=lane.pk) == 1
+    assert work(Letters(vendor.url), seconds=5).done == 0
+    assert resume_lane(lane_id=lane.pk) == 1
+    assert work(Letters(vendor.url), seconds=5).done == 3
 
 
 def test_a_lane_with_a_dead_token_is_not_resumed(make_lane: MakeLane) -> None:

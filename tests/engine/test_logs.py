@@ -7,9 +7,8 @@ from typing import Any
 import structlog
 
 from engine.models import Run
-from engine.run.runner import Runner
 from tests.engine.conftest import MakeLane
-from tests.engine.queues import Letter, Letters
+from tests.engine.queues import Letter, Letters, work
 from tests.engine.vendor import Vendor
 
 
@@ -21,15 +20,16 @@ def test_lines_of_callers_and_of_the_database_thread_name_the_run(
     seen: dict[str, dict[str, Any]] = {}
 
     class Curious(Letters):
-        def interpret(self, planned: Any, response: Any) -> Any:
+        def interpret(self, lane: Any, request: Any, response: Any) -> Any:
             seen["caller"] = structlog.contextvars.get_contextvars()
-            return super().interpret(planned, response)
+            return super().interpret(lane, request, response)
 
-        def attend(self, settled: Any) -> None:
+        def learn(self, settled: Any) -> int:
             seen["database"] = structlog.contextvars.get_contextvars()
+            return 0
 
     vendor.answer = lambda _: (400, {})
-    Runner(Curious(vendor.url)).run(seconds=20, until_empty=True)
+    work(Curious(vendor.url))
 
     run = Run.objects.get().pk
     assert (

@@ -13,13 +13,12 @@ from django.utils import timezone
 from engine.actions import recover_lanes
 from engine.clock.tasks import watch
 from engine.models import Heartbeat, Incident, Lane, Run
-from engine.processor import contract
-from engine.processor.contract import register_queue
-from engine.run.runner import Runner
+from engine.processor import registry
+from engine.processor.registry import register_processor
 from engine.store.attempts import new_attempt
 from engine.watch import checks
 from engine.watch.checks import Finding, watch_everything
-from tests.engine.queues import Check, Checks, Export, Exports, Letter, Letters
+from tests.engine.queues import Export, Exports, Letter, Letters, Sweep, Sweeps
 
 MakeLane = Callable[..., Lane]
 URL = "http://unused.invalid"
@@ -28,12 +27,12 @@ LONG_AGO = timezone.now() - timedelta(hours=1)
 
 @pytest.fixture
 def registered(queues: None) -> Iterator[None]:
-    kinds = (Letters, Checks, Exports)
+    kinds = (Letters, Sweeps, Exports)
     for kind in kinds:
-        register_queue(kind.queue, Runner(kind(URL)))
+        register_processor(kind(URL))
     yield
     for kind in kinds:
-        del contract._queues[kind.queue]
+        del registry._workers[kind.queue], registry._processors[kind.queue]
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def away() -> Iterable[Finding]:
 # -- rows and lanes
 
 
-STRANDED = [(Letters, Letter, "in_doubt"), (Checks, Check, "queued"), (Exports, Export, "queued")]
+STRANDED = [(Letters, Letter, "in_doubt"), (Sweeps, Sweep, "queued"), (Exports, Export, "queued")]
 
 
 @pytest.mark.parametrize(("kind", "model", "sent"), STRANDED, ids=lambda of: getattr(of, "queue", ""))
@@ -95,11 +94,11 @@ def test_a_processor_that_raises_keeps_no_other_from_being_recovered(
     lane = make_lane(Letters, holder=1, leased_until=LONG_AGO)
     letter = Letter.objects.create(tenant=lane.tenant, lane=lane, state="claimed", run=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Check._meta, "db_table", "no_such_table")  # `checks` comes before `letters`
+        patch.setattr(Export._meta, "db_table", "no_such_table")  # `exports` comes before `letters`
         recover_lanes()
     letter.refresh_from_db()
     assert letter.state == "queued"
-    assert open_incidents("watch") == ["recover:checks"]
+    assert open_incidents("watch") == ["recover:exports"]
     recover_lanes()
     assert open_incidents("watch") == []
 

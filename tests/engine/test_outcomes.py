@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from engine.models import Lane
-from engine.run.runner import Runner
+from engine.models import FlowHold, Incident, Lane
+from engine.processor import Hold
+from engine.store.holds import release_flows
 from tests.engine.conftest import MakeLane
-from tests.engine.queues import Letter, Letters
+from tests.engine.queues import Letter, Letters, work
 from tests.engine.vendor import Request, Vendor
 
 
@@ -65,7 +66,7 @@ def test_an_outcome_becomes_the_rows_state(make_lane: MakeLane, vendor: Vendor, 
     answers = iter(case.answers)
     vendor.answer = lambda _: next(answers)
 
-    report = Runner(Letters(vendor.url)).run(seconds=20, until_empty=True)
+    report = work(Letters(vendor.url))
 
     letter.refresh_from_db()
     assert {name: getattr(letter, name) for name in case.row} == case.row
@@ -82,24 +83,25 @@ def test_every_attempt_has_a_name_of_its_own(make_lane: MakeLane, vendor: Vendor
     answers = iter([(503, {}), GOOD])
     vendor.answer = lambda _: next(answers)
 
-    Runner(Letters(vendor.url)).run(seconds=20, until_empty=True)
+    work(Letters(vendor.url))
 
     assert len({request.body["attempt"] for request in vendor.requests}) == 2
 
 
-def test_throttling_slows_the_lane_down(make_lane: MakeLane, vendor: Vendor) -> None:
+def test_a_stray_refusal_costs_the_lane_next_to_nothing(make_lane: MakeLane, vendor: Vendor) -> None:
     lane = make_lane(Letters, rate_per_second=100)
     Letter.objects.bulk_create(Letter(tenant=lane.tenant, lane=lane, to=f"p{n}") for n in range(5))
     answers = iter([(429, {}), *[GOOD] * 10])
     vendor.answer = lambda _: next(answers)
 
-    report = Runner(Letters(vendor.url)).run(seconds=20, until_empty=True)
+    report = work(Letters(vendor.url))
 
     lane.refresh_from_db()
     assert report.done == 5
+    assert lane.grouped, "one refusal is weather: departures are arranged anew"
     assert lane.rate_now is not None
-    assert 50 <= lane.rate_now < 100, "halved, and growing back a little each second"
-    assert lane.rate_per_second == 100
+    assert 97 <= lane.rate_now <= 100, "and the rate gives way by next to nothing"
+    assert (lane.rate_per_second, lane.refused_rate) == (100, None)
 
 
 def test_a_dead_token_stops_every_lane_on_it_and_no_other(make_lane: MakeLane, vendor: Vendor) -> None:
@@ -117,7 +119,7 @@ def test_a_dead_token_stops_every_lane_on_it_and_no_other(make_lane: MakeLane, v
     vendor.answer = answer
     processor = Letters(vendor.url)
 
-    report = Runner(processor).run(seconds=20, until_empty=True)
+    report = work(processor)
 
     assert set(Lane.objects.filter(paused_at__isnull=False)) == {first, second}
     assert Letter.objects.filter(lane=other, state="done").count() == 200
@@ -126,9 +128,8 @@ def test_a_dead_token_stops_every_lane_on_it_and_no_other(make_lane: MakeLane, v
     )
     assert not Letter.objects.filter(state__in=["claimed", "sending"]).exists()
     assert report.held == len([r for r in vendor.requests if r.path == "/first/send"])
-    assert {item.lane_id for item, _ in processor.attended} == {first.id}, (
-        "the processor is told of each hold"
-    )
+    held = {request.lane_id for request, outcome in processor.learnt if isinstance(outcome, Hold)}
+    assert held == {first.id}, "the processor is told of each hold"
 
 
 def test_a_held_flow_stops_and_the_lanes_other_flows_go_on(make_lane: MakeLane, vendor: Vendor) -> None:
@@ -138,18 +139,9 @@ def test_a_held_flow_stops_and_the_lanes_other_flows_go_on(make_lane: MakeLane, 
     Letter.objects.bulk_create(Letter(tenant=lane.tenant, lane=lane, to=f"held{n}") for n in range(100))
     Letter.objects.bulk_create(Letter(tenant=neighbour.tenant, lane=lane, to=f"free{n}") for n in range(100))
 
-    class Stoppable(Letters):
-        runnable = "{flow} NOT IN (SELECT scope::bigint FROM engine_incident WHERE kind = 'held')"
-
-        def attend(self, settled: Any) -> None:
-            from engine.watch.incidents import open_incident
-
-            for item, _ in settled:
-                open_incident(tenant_id=None, kind="held", scope=str(item.flow), summary="held")
-
     vendor.answer = lambda r: (409, {}) if r.body["to"].startswith("held") else GOOD
 
-    Runner(Stoppable(vendor.url)).run(seconds=20, until_empty=True)
+    work(Letters(vendor.url))
 
     assert Letter.objects.filter(to__startswith="free", state="done").count() == 100
     assert Letter.objects.filter(to__startswith="held", state="queued").count() == 100
@@ -157,56 +149,28 @@ def test_a_held_flow_stops_and_the_lanes_other_flows_go_on(make_lane: MakeLane, 
     assert len(held_calls) <= 60, "at most the slice that had left, not the whole flow"
     lane.refresh_from_db()
     assert lane.paused_at is None
+    assert list(FlowHold.objects.values_list("processor", "flow", "reason")) == [
+        ("letters", lane.tenant_id, "template")
+    ]
+    assert Incident.objects.get(kind="flow_held").tenant_id == lane.tenant_id
+
+    vendor.answer = lambda _: GOOD
+    assert work(Letters(vendor.url)).claimed == 0, "not before a person says so"
+    release_flows(processor="letters", flows=[lane.tenant_id or 0])
+    assert work(Letters(vendor.url)).done == 100
+    assert not Incident.objects.filter(ended_at=None).exists()
 
 
 def test_a_vendor_that_cannot_be_reached_rests_the_lane(make_lane: MakeLane) -> None:
     lane = make_lane(Letters, rate_per_second=100)
     Letter.objects.bulk_create(Letter(tenant=lane.tenant, lane=lane, to=f"p{n}") for n in range(100))
 
-    report = Runner(Letters("http://127.0.0.1:9")).run(seconds=2)
+    report = work(Letters("http://127.0.0.1:9"), seconds=2, until_empty=False)
 
     lane.refresh_from_db()
     assert lane.breaker == "open"
     assert lane.open_until is not None
     assert lane.open_until > timezone.now()
-    assert "failed in a row" in lane.last_error
+    assert "cannot be reached" in lane.last_error
     assert report.calls < 60, "it does not use up everybody's attempts"
     assert report.remaining == 100
-
-
-def test_a_row_that_cannot_be_planned_fails_alone(make_lane: MakeLane, vendor: Vendor) -> None:
-    lane = make_lane(Letters, rate_per_second=100)
-    Letter.objects.bulk_create(Letter(tenant=lane.tenant, lane=lane, to=to) for to in ("ann", "bad", "cyd"))
-
-    class Picky(Letters):
-        def plan(self, lane: Any, items: Any) -> Any:
-            if any(item.columns["to"] == "bad" for item in items):
-                raise ValueError("no such template variable")
-            return super().plan(lane, items)
-
-    vendor.answer = lambda _: GOOD
-
-    report = Runner(Picky(vendor.url)).run(seconds=20, until_empty=True)
-
-    assert (report.done, report.failed) == (2, 1)
-    bad = Letter.objects.get(to="bad")
-    assert (bad.state, bad.error_code) == ("failed", "unplannable")
-    assert "no such template variable" in bad.error_detail
-
-
-def test_a_reply_that_breaks_the_processor_leaves_the_row_in_doubt(
-    make_lane: MakeLane, vendor: Vendor
-) -> None:
-    lane = make_lane(Letters)
-    Letter.objects.create(tenant=lane.tenant, lane=lane, to="ann")
-
-    class Broken(Letters):
-        def interpret(self, planned: Any, response: Any) -> Any:
-            raise KeyError("messages")
-
-    vendor.answer = lambda _: GOOD
-
-    report = Runner(Broken(vendor.url)).run(seconds=20, until_empty=True)
-
-    assert (report.in_doubt, len(vendor.requests)) == (1, 1)
-    assert Letter.objects.get().state == "in_doubt"

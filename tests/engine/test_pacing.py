@@ -1,13 +1,16 @@
-"""The rate of a lane: all of it, and never more in any sliding second."""
+"""The rate of a lane: nearly all of it, never more in any sliding second, few refusals."""
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
-from engine.run.pacing import MOST_SLACK, RECOVERY_SECONDS, SLACK, Pacer
+from engine.run.pacing import GROUPS, SLACK, Pacer
 
 
 def send_many(pacer: Pacer, *, n: int, start: float, late: Callable[[], float] = lambda: 0.0) -> list[float]:
@@ -22,23 +25,75 @@ def send_many(pacer: Pacer, *, n: int, start: float, late: Callable[[], float] =
 
 
 def worst_second(times: list[float]) -> int:
-    return max(sum(1 for t in times if at <= t < at + 1.0) for at in times)
+    times = sorted(times)
+    return max(sum(1 for t in times[i : i + 2000] if t < at + 1.0) for i, at in enumerate(times))
+
+
+@dataclass
+class World:
+    """A vendor that lets `limit` arrivals through in any sliding second, and a network that shifts each."""
+
+    limit: int
+    jitter: Callable[[], float]
+    answer_seconds: float = 0.15
+    departed: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    let_through: list[float] = field(default_factory=list)
+
+    def drive(self, pacer: Pacer, seconds: float) -> None:
+        events: list[tuple[float, bool, float]] = []  # when, whether it is an answer, when the call left
+        window: deque[float] = deque()
+        now, next_recovery = 0.0, 1.0
+        slot, epoch = pacer.reserve(0.0), pacer.epoch
+        while now < seconds:
+            if pacer.epoch != epoch:
+                slot, epoch = pacer.reserve(now), pacer.epoch
+            now = max(now, min(slot, events[0][0] if events else slot, next_recovery))
+            if next_recovery <= now:
+                pacer.recover(now)
+                next_recovery += 1.0
+            elif events and events[0][0] <= now:
+                at, is_answer, left_at = heapq.heappop(events)
+                if is_answer:
+                    pacer.refused(left_at, at)
+                    continue
+                while window and window[0] <= at - 1.0:
+                    window.popleft()
+                if len(window) < self.limit:
+                    window.append(at)
+                    self.let_through.append(at)
+                else:
+                    self.refused.append(at)
+                    heapq.heappush(events, (at + self.answer_seconds, True, left_at))
+            elif (wait := pacer.too_early(now)) > 0:
+                slot = now + wait
+            else:
+                self.departed.append(now)
+                heapq.heappush(events, (now + max(0.0, self.jitter()), False, now))
+                slot = pacer.reserve(now)
+
+    def share(self, seconds: float, since: float = 0.0) -> float:
+        return sum(1 for at in self.let_through if at >= since) / (seconds - since) / self.limit
+
+    def refusals(self, since: float = 0.0) -> float:
+        return sum(1 for at in self.refused if at >= since) / sum(1 for at in self.departed if at >= since)
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 3, 12.5, 80, 1000])
-def test_the_line_rate_is_used_up_and_never_passed(rate: float) -> None:
+def test_the_line_rate_is_used_and_never_passed(rate: float) -> None:
     n = max(int(rate * 5), 5)
     sent = send_many(Pacer(rate, start=100.0), n=n, start=100.0)
 
     assert worst_second(sent) <= max(1, int(rate))
     whole = max(int(rate), min(rate, 1))  # of 12.5 a second, only 12 fit into any one second
-    assert (n - 1) / (sent[-1] - sent[0]) >= 0.99 * whole
+    assert (n - 1) / (sent[-1] - sent[0]) >= 0.985 * whole
 
 
-def test_late_wake_ups_do_not_pass_the_limit() -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_late_wake_ups_do_not_pass_the_limit(grouped: bool) -> None:
     chance = random.Random(7)
     stalls = lambda: 0.03 if chance.random() < 0.05 else chance.random() * 0.002  # noqa: E731
-    sent = send_many(Pacer(80, start=0.0), n=800, start=0.0, late=stalls)
+    sent = send_many(Pacer(80, start=0.0, grouped=grouped), n=800, start=0.0, late=stalls)
 
     assert worst_second(sent) <= 80
 
@@ -63,28 +118,81 @@ def test_a_long_pause_is_not_followed_by_a_burst() -> None:
     assert worst_second(before + after) <= 80
 
 
-def test_a_lane_that_changes_hands_keeps_its_spacing() -> None:
-    """The second holder starts as if the first had gone on, whatever the first had caught up on."""
-    first = Pacer(80, start=0.0)
-    sent = send_many(first, n=100, start=0.0, late=lambda: 0.0)
-    sent += send_many(first, n=5, start=sent[-1] + 0.05)  # a small burst at the end
-    second = Pacer(80, start=first.free_from(sent[-1]))
-    sent += send_many(second, n=200, start=sent[-1])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("n", [5, 80, 101, 137])
+def test_a_lane_that_changes_hands_keeps_its_spacing(grouped: bool, n: int) -> None:
+    """The second holder goes on as the first would have, whatever the first had done last."""
+    first = Pacer(80, start=0.0, grouped=grouped)
+    sent = send_many(first, n=n, start=0.0)
+    sent += send_many(first, n=5, start=sent[-1] + 0.05)
+    second = Pacer(80, start=first.free_from(sent[-1]), grouped=grouped)
+    waited = second.reserve(sent[-1]) - sent[-1]
+    sent += send_many(second, n=200, start=sent[-1] + waited)
 
     assert worst_second(sent) <= 80
+    assert waited <= 2 / GROUPS, "a hand-over costs next to nothing"
 
 
-def test_throttling_halves_the_rate_and_it_grows_back_a_little_each_second() -> None:
+JITTER = {
+    "up to 15 ms": lambda: random.uniform(0.0, 0.015),
+    "15 ms either way": lambda: 0.03 + random.uniform(-0.015, 0.015),
+    "a tail of 15 ms": lambda: abs(random.gauss(0.0, 0.010)),
+}
+
+
+@pytest.mark.parametrize("jitter", JITTER.values(), ids=JITTER.keys())
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_jitter_costs_little_of_the_rate_and_few_refusals(jitter: Callable[[], float], seed: int) -> None:
+    random.seed(seed)
+    world = World(80, jitter)
+    world.drive(Pacer(80, start=0.0), 126)
+
+    assert worst_second(world.departed) <= 80
+    assert world.share(126) >= 0.978
+    assert world.refusals() <= 0.003
+
+
+@pytest.mark.parametrize("jitter", JITTER.values(), ids=JITTER.keys())
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_lower_limit_is_found_within_seconds_and_kept(jitter: Callable[[], float], seed: int) -> None:
+    """A number set to 80 whose true limit is 40: no saw-tooth."""
+    random.seed(seed)
+    world = World(40, jitter)
     pacer = Pacer(80, start=0.0)
-    pacer.slow_down(0.0)
-    pacer.slow_down(0.5)
-    assert pacer.rate_now == 40, "what was in flight together is refused together, and counts once"
-    pacer.recover(8.0)
-    assert pacer.rate_now == pytest.approx(40 + 8 * 80 / RECOVERY_SECONDS)
-    pacer.slow_down(8.0)
-    assert pacer.rate_now == pytest.approx((40 + 8 * 80 / RECOVERY_SECONDS) / 2)
-    pacer.recover(1000.0)
-    assert pacer.rate_now == 80
+    world.drive(pacer, 60)
+
+    assert world.share(60, since=10.0) >= 0.9
+    assert world.refusals(since=10.0) <= 0.015
+    assert pacer.refused_rate is not None
+    assert 36 <= pacer.refused_rate <= 42
+
+
+def test_a_limit_that_is_lifted_is_found_by_probing() -> None:
+    world = World(80, lambda: 0.01)
+    pacer = Pacer(80, start=0.0, rate_now=39.0, refused_rate=40.0)
+    world.drive(pacer, 240)
+
+    assert world.share(240, since=200.0) >= 0.97
+    assert pacer.refused_rate is None
+
+
+def test_a_changed_rate_holds_at_once() -> None:
+    pacer = Pacer(5, start=0.0)
+    send_many(pacer, n=5, start=0.0)
+    epoch, far = pacer.epoch, [pacer.reserve(1.0) for _ in range(3)][-1]
+    assert far > 1.1
+    pacer.set_rate(80, 1.05)
+    assert pacer.epoch != epoch, "slots that were reserved before are void"
+    assert pacer.reserve(1.05) == 1.05
+    pacer.set_rate(5, 1.1)
+    sent = send_many(pacer, n=20, start=1.1)
+    assert worst_second(sent) <= 5
+
+
+def test_a_rate_of_a_million_costs_nothing_to_set_up() -> None:
+    pacer = Pacer(1_000_000, start=0.0)
+    assert pacer.__sizeof__() < 1_000
+    assert len(send_many(pacer, n=1_000, start=0.0)) == 1_000
 
 
 def test_a_lane_without_a_rate_does_not_wait() -> None:
@@ -93,38 +201,6 @@ def test_a_lane_without_a_rate_does_not_wait() -> None:
     assert pacer.too_early(5.0) == 0.0
 
 
-def test_the_slack_leaves_room_for_a_request_that_is_held_up_on_its_way() -> None:
-    chance = random.Random(11)
-    sent = send_many(Pacer(80, start=0.0), n=800, start=0.0)
-    arrived = sorted(t + chance.random() * SLACK * 0.99 for t in sent)
-    assert worst_second(arrived) <= 80
-
-
-def test_each_refusal_widens_the_slack_up_to_a_limit() -> None:
-    pacer = Pacer(80, start=0.0)
-    for second in range(30):
-        pacer.slow_down(float(second))
-    assert pacer.slack == MOST_SLACK
-    pacer.recover(1000.0)
-    sent = send_many(pacer, n=400, start=1000.0)
-    assert 0.94 * 80 <= 399 / (sent[-1] - sent[0]) <= 0.96 * 80
-
-
-def test_a_send_that_opened_its_connection_counts_from_its_answer() -> None:
-    pacer = Pacer(2, start=0.0)
-    assert pacer.too_early(1.1) == 0.0
-    pacer.arrived_by(1.1, 1.4)
-    assert pacer.too_early(1.6) == 0.0
-
-    assert pacer.too_early(2.2) == pytest.approx(1.4 + 1 + SLACK - 2.2)
-
-
-def test_a_process_that_wakes_late_keeps_more_distance_and_forgets_it() -> None:
-    pacer = Pacer(80, start=0.0)
-    pacer.woke_late(0.03)
-    busy = send_many(pacer, n=160, start=0.0)
-    assert 159 / (busy[-1] - busy[0]) <= 80 / 1.025
-    for _ in range(1000):
-        pacer.woke_late(0.0)
-    calm = send_many(pacer, n=160, start=10.0)
-    assert 159 / (calm[-1] - calm[0]) >= 0.99 * 80
+def test_even_departures_stay_a_little_under_the_rate() -> None:
+    sent = send_many(Pacer(80, start=0.0), n=801, start=0.0)
+    assert sent[-1] - sent[0] == pytest.approx(10 * (1 + SLACK))

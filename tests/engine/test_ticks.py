@@ -13,7 +13,7 @@ from engine.clock import schedules
 from engine.clock.schedules import enqueue
 from engine.clock.tasks import tick
 from engine.models import Heartbeat, TickRequest
-from engine.processor.contract import Report
+from engine.processor.counts import Counts
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -78,7 +78,7 @@ def test_a_tick_that_has_begun_no_longer_waits(broker: Broker, monkeypatch: pyte
         def run(self, **_: Any) -> Any:
             enqueue("events")  # came in while it looks: wants a look of its own
             begun.append(len(broker.ticks))
-            return a_report()
+            return counts()
 
     monkeypatch.setattr("engine.clock.tasks.get_queue", lambda _: Events())
     tick("events")
@@ -119,15 +119,15 @@ def test_a_cluster_that_works_on_ticks_is_seen_working(
         def run(self, **_: Any) -> Any:
             late = timezone.now() - timedelta(seconds=5)
             seen.append(Heartbeat.objects.filter(cluster="messaging", beat_at__gt=late).exists())
-            return a_report()
+            return counts()
 
     monkeypatch.setattr("engine.clock.tasks.get_queue", lambda _: Busy())
     tick("messaging")
     assert seen == [True]
 
 
-def a_report() -> Report:
-    return Report("events")
+def counts() -> Counts:
+    return Counts("events")
 
 
 def age_request(by: timedelta) -> None:

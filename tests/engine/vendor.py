@@ -28,6 +28,8 @@ class Vendor:
     answer: Callable[[Request], Answer | None] = lambda _: (200, {})
     requests: list[Request] = field(default_factory=list)
     url: str = ""
+    hang: Callable[[], object] = lambda: None
+    """Called before each answer, in the connection's own thread: it may take its time."""
 
     def worst_second(self) -> int:
         """The most requests that arrived in any sliding second."""
@@ -55,6 +57,7 @@ def serve() -> Iterator[Vendor]:
             with lock:
                 vendor.requests.append(request)
                 answer = vendor.answer(request)
+            vendor.hang()
             if answer is None:
                 self.close_connection = True
                 self.connection.close()

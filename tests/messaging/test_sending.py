@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from engine.models import Incident, Lane
-from engine.processor.contract import Report
+from engine.processor import Counts as Report
 from engine.run.runner import Runner
 from engine.run.runtime import runtime
 from messaging.actions import launch_broadcast, pause_broadcast, resume_broadcast, suppress
@@ -70,7 +70,7 @@ class QuickProcessor(MessageProcessor):
 
 
 def send(seconds: float = 20.0) -> Report:
-    return Runner(QuickProcessor()).run(seconds=seconds, until_empty=True)
+    return Runner("messaging", [QuickProcessor()]).run(seconds=seconds, until_empty=True)
 
 
 def configure(sandbox: Running, changes: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def test_a_restriction_pauses_every_broadcast_on_the_number(
     broadcast = launched(n=60)
     other = launched(n=5)
     configure(sandbox, {"errors": {code: 1.0}})
-    report = Runner(QuickProcessor()).run(seconds=3, until_empty=True)
+    report = Runner("messaging", [QuickProcessor()]).run(seconds=3, until_empty=True)
 
     broadcast.refresh_from_db()
     assert (broadcast.state, broadcast.pause_reason) == ("paused", reason)
@@ -223,7 +223,7 @@ def test_an_app_whose_calls_are_used_up_rests(launched: Make, sandbox: Running) 
     token = broadcast.sender.provider_token.secret
     configure(sandbox, {"spent_tokens": [token]})
 
-    report = Runner(QuickProcessor()).run(seconds=3, until_empty=True)
+    report = Runner("messaging", [QuickProcessor()]).run(seconds=3, until_empty=True)
 
     lane = Lane.objects.get(pk=broadcast.sender.lane_id)
     assert lane.breaker == "open"

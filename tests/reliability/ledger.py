@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import Sandbox
 from engine.clock.tasks import run_queue
-from engine.processor.contract import Report
+from engine.processor import Counts as Report
 from engine.store.attempts import row_of
 from messaging.models import Message
 from tenants.scope import all_tenants

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from engine.clock.tasks import run_queue
-from engine.processor.contract import UnknownQueue, get_queue
+from engine.processor.registry import UnknownQueue, get_queue
 from tenants.errors import ActionRefused
 from tenants.management.base import TurnoutCommand
 

@@ -3,7 +3,7 @@ from django.utils.timezone import now
 
 
 class Migration(migrations.Migration):
-    dependencies = [("engine", "0006_allowances")]
+    dependencies = [("engine", "0007_lane_grouped")]
     operations = [
         migrations.CreateModel(
             name="TickRequest",

@@ -1,0 +1,72 @@
+"""Rest a lane whose vendor cannot be reached, and let one call out at a time to see.
+
+A vendor that refuses connections costs attempts, one that hangs costs doubt: so the first sign of silence
+stops departures, ten broken calls in a row end them, each rest is twice as long as the one before, and after
+it one call goes out, then two, then four, as long as they are answered.
+"""
+
+from __future__ import annotations
+
+BREAKS_AFTER = 10
+"""Calls in a row that never reached the vendor, or found it broken."""
+FIRST_REST, LONGEST_REST = 15.0, 900.0
+FEWEST_PATIENCE, PATIENCE = 1.0, 6.0
+"""Silence is no answer at all for so many seconds, and for so many times what an answer takes."""
+
+
+class Breaker:
+    """What one lane's calls say of its vendor. Times are seconds of the loop's clock.
+
+    `at_once` is how many calls may be under way, None for no limit of the breaker's. `openings` counts the
+    rests in a row; it is kept in the lane's row, so the next holder goes on from there.
+    """
+
+    __slots__ = ("_broken", "_heard_at", "_in_flight", "answer_seconds", "at_once", "openings")
+
+    def __init__(self, openings: int) -> None:
+        self.openings = openings
+        self.at_once: int | None = 1 if openings else None
+        self.answer_seconds = 0.5
+        self._broken = 0
+        self._heard_at = 0.0
+        self._in_flight: dict[int, float] = {}  # a call's number: when it left; oldest first
+
+    def left(self, number: int, now: float) -> None:
+        """A call is on its way."""
+        self._in_flight[number] = now
+
+    def silent(self, now: float) -> bool:
+        """Say whether the vendor has not answered anything for suspiciously long."""
+        if not self._in_flight:
+            return False
+        since = max(next(iter(self._in_flight.values())), self._heard_at)
+        return now - since > max(FEWEST_PATIENCE, PATIENCE * self.answer_seconds)
+
+    @property
+    def full(self) -> bool:
+        return self.at_once is not None and len(self._in_flight) >= self.at_once
+
+    def answered(self, number: int, now: float, elapsed: float, most: int) -> None:
+        """The vendor is there. Twice as many at once, until `most` are."""
+        self._in_flight.pop(number, None)
+        self._heard_at = now
+        self._broken = 0
+        self.answer_seconds += (elapsed - self.answer_seconds) * (
+            0.5 if elapsed > self.answer_seconds else 0.05
+        )
+        if self.at_once is not None:
+            self.at_once *= 2
+            if self.at_once >= most:
+                self.at_once, self.openings = None, 0
+
+    def broke(self, number: int, now: float) -> float | None:
+        """A call never reached the vendor, or found it broken. Returns how long to rest now, if at all."""
+        self._in_flight.pop(number, None)
+        self._broken += 1
+        if self._broken < BREAKS_AFTER and self.at_once is None:
+            return None
+        rest: float = min(FIRST_REST * 2.0**self.openings, LONGEST_REST)
+        self._broken = 0
+        self.openings = min(self.openings + 1, 30)
+        self.at_once = 1
+        return rest
