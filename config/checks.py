@@ -266,7 +266,7 @@ def clusters() -> Iterator[CheckMessage]:
 def api_rate() -> Iterator[CheckMessage]:
     if settings.API_REQUESTS_PER_MINUTE < 1:
         yield error(
-            26, "API_REQUESTS_PER_MINUTE lets no request through.", "Set it to 1 or more; the default is 600."
+            27, "API_REQUESTS_PER_MINUTE lets no request through.", "Set it to 1 or more; the default is 600."
         )
 
 

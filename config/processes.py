@@ -6,12 +6,10 @@ import sys
 from collections.abc import Mapping
 
 from django.conf import settings
-from django.utils.timezone import now
 
 from config.localpg import PROJECT
 from config.supervisor import Child
-from engine.models import Heartbeat
-from engine.processor.registry import all_queues
+from engine.watch.heartbeats import cluster_names
 
 
 def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:
@@ -27,23 +25,7 @@ def web(host: str, port: int, env: Mapping[str, str] | None = None) -> Child:
 
 
 def clusters(env: Mapping[str, str] | None = None) -> list[Child]:
-    """The default cluster, whose work is upkeep, and one for each queue that somebody has registered."""
+    """The default cluster, which runs the minute's watch and the schedules, and one for each queue."""
     names = cluster_names()
     manage = [sys.executable, str(PROJECT / "manage.py"), "qcluster"]
     return [Child(name, manage, {"Q_CLUSTER_NAME": name, **(env or {})}, cluster=name) for name in names]
-
-
-def cluster_names() -> list[str]:
-    return [settings.Q_CLUSTER["name"], *all_queues()]
-
-
-def expect_heartbeats() -> None:
-    """Give each cluster three minutes from now to show that it works.
-
-    What an earlier run left would be taken for a silent cluster, and one that does not come up at all
-    would leave nothing to be noticed by.
-    """
-    beats = [Heartbeat(cluster=name, beat_at=now(), process="expected") for name in cluster_names()]
-    Heartbeat.objects.bulk_create(
-        beats, update_conflicts=True, unique_fields=["cluster"], update_fields=["beat_at", "process"]
-    )

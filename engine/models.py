@@ -330,7 +330,7 @@ class Receipt(models.Model):
 
 
 class Heartbeat(models.Model):
-    """When each django-q2 cluster was last seen working; an old one is restarted by `run`."""
+    """When a worker of each django-q2 cluster last began a task; a silent cluster is restarted by `run`."""
 
     cluster = models.CharField(max_length=32, primary_key=True)
     beat_at = models.DateTimeField(default=now)
@@ -338,6 +338,16 @@ class Heartbeat(models.Model):
 
     def __str__(self) -> str:
         return self.cluster
+
+
+class TickRequest(models.Model):
+    """A tick that was asked for and has not begun: while there is one, no other is queued."""
+
+    queue = models.CharField(max_length=32, primary_key=True)
+    asked_at = models.DateTimeField(default=now)
+
+    def __str__(self) -> str:
+        return self.queue
 
 
 class QueueItem(TenantOwned):

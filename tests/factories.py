@@ -120,6 +120,15 @@ class LaneFactory(OfTenant):
     rate_per_second = 80
 
 
+class FlowHoldFactory(OfTenant):
+    class Meta:
+        model = engine.FlowHold
+
+    processor = "messages"
+    flow = Sequence(int)
+    reason = "template"
+
+
 class RunFactory(DjangoModelFactory):
     class Meta:
         model = engine.Run

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 from django.db import transaction
 from django.utils import timezone
 
 from engine.clock.schedules import enqueue
-from engine.models import Incident, Lane, Receipt
+from engine.models import FlowHold, Incident, Lane, Receipt
 from engine.processor.registry import all_processors
+from engine.store.holds import release_flows
 from engine.store.store import find_strays, free_dead
+from engine.watch.guard import guarded
+from engine.watch.runs import close_lost_runs
 from tenants.errors import ActionRefused
 
 
@@ -42,6 +46,19 @@ def resume_lane(*, lane_id: int) -> int:
 
 
 @transaction.atomic
+def release_flow(*, hold_id: int) -> int:
+    """Let a held flow go on, and start on what waits; returns 0 when somebody was faster."""
+    hold = FlowHold.objects.select_for_update().filter(pk=hold_id).first()
+    if hold is None:
+        return 0
+    release_flows(processor=hold.processor, flows=[hold.flow])
+    for processor in all_processors():
+        if processor.name == hold.processor:
+            enqueue(processor.queue)
+    return 1
+
+
+@transaction.atomic
 def retry_receipts(*, receipt_ids: Collection[int]) -> int:
     """Apply webhooks again that were given up on or wait for their next attempt; returns how many."""
     retried = Receipt.objects.filter(pk__in=receipt_ids, applied_at=None).update(
@@ -53,11 +70,26 @@ def retry_receipts(*, receipt_ids: Collection[int]) -> int:
 
 
 def recover_lanes() -> tuple[int, int]:
-    """Free every queue's lanes whose holder died. Returns rows (given back, in doubt)."""
+    """See to what nobody holds any more: lanes, rows, runs, breakers. Returns rows (given back, in doubt).
+
+    Each processor has a transaction of its own, so that one that raises keeps none of the others waiting.
+    """
     given_back = in_doubt = 0
     for processor in all_processors():
         for see_to in (free_dead, find_strays):
-            with transaction.atomic():
-                back, doubt = see_to(processor)
-            given_back, in_doubt = given_back + back, in_doubt + doubt
+            counts = guarded(f"recover:{processor.name}", partial(see_to, processor))
+            if counts:
+                given_back, in_doubt = given_back + counts[0], in_doubt + counts[1]
+    guarded("breakers", half_open_breakers)
+    guarded("lost runs", close_lost_runs)
     return given_back, in_doubt
+
+
+def half_open_breakers() -> int:
+    """Let a lane try one call whose breaker has rested long enough; returns how many lanes.
+
+    Those that nobody holds: a runner sees to its own.
+    """
+    return Lane.objects.filter(
+        breaker=Lane.Breaker.OPEN, open_until__lte=timezone.now(), holder__isnull=True
+    ).update(breaker=Lane.Breaker.HALF_OPEN)

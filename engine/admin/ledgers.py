@@ -10,11 +10,13 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 from django.utils.html import format_html
+from django.utils.timezone import now
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 
 from engine import actions
 from engine.models import Heartbeat, Receipt, Run
+from engine.watch.heartbeats import SILENT_SECONDS, cluster_names
 from tenants.admin_base import PlatformAdmin, badge
 
 
@@ -44,7 +46,7 @@ class RunAdmin(PlatformAdmin):
 
     @display(description="run", ordering="id", header=True)
     def run(self, run: Run) -> tuple[str, str]:
-        return f"{run.queue} {run.pk}", run.process
+        return f"{run.processor or run.queue} {run.pk}", run.process
 
     @display(description="took")
     def took(self, run: Run) -> str:
@@ -126,15 +128,21 @@ class ReceiptAdmin(PlatformAdmin):
 
 @admin.register(Heartbeat)
 class HeartbeatAdmin(PlatformAdmin):
-    """When each cluster was last seen working."""
+    """When a worker of each cluster last began a task."""
 
-    list_display = ("cluster", "beat_at", "process")
+    list_display = ("cluster", "state", "beat_at", "process")
     ordering = ("cluster",)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     has_change_permission = has_delete_permission = has_add_permission
+
+    @display(description="state", label={"works": "success", "silent": "danger", "not in use": "warning"})
+    def state(self, heart: Heartbeat) -> str:
+        if heart.cluster not in cluster_names():
+            return "not in use"
+        return "silent" if (now() - heart.beat_at).total_seconds() > SILENT_SECONDS else "works"
 
 
 PERSONAL = {

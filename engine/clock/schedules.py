@@ -1,23 +1,39 @@
 """django-q2 as the clock and the hands: one table of schedules, and a way to ask for a run at once.
 
 A queued task is only a tick. What must survive is in our own tables, so a tick that is lost or doubled is
-harmless, and with the database as broker asking for one is part of the caller's transaction.
+harmless. Which ticks wait is in a table of ours as well (`TickRequest`), so that the database and Redis
+behave alike as brokers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
-from django.conf import settings
+import structlog
 from django.db import connection, transaction
 from django.utils import timezone
-from django_q.models import OrmQ, Schedule
+from django_q.models import Schedule
 from django_q.tasks import async_task
 
+from engine.models import TickRequest
 from engine.processor.registry import all_queues
+
+logger = structlog.get_logger(__name__)
 
 DEFAULT_CLUSTER = "turnout"
 TICK = "engine.clock.tasks.tick"
+LOST_SECONDS: Final = 60.0
+"""A tick that has not begun for this long counts as lost, as Redis loses those that a dead cluster held."""
+
+# Whoever writes or renews the row queues the tick; to everybody else one waits already. Runs by itself, in
+# no transaction of a caller's, so that the row is never locked for longer than this statement.
+_ASK: Final = """
+    INSERT INTO engine_tickrequest AS waiting (queue, asked_at) VALUES (%(queue)s, now())
+    ON CONFLICT (queue) DO UPDATE SET asked_at = excluded.asked_at
+     WHERE waiting.asked_at < now() - %(lost)s * interval '1 second'
+    RETURNING queue"""
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,31 @@ def sync_schedules() -> dict[str, int]:
     return counts
 
 
-def enqueue(queue: str) -> bool:
-    """Ask for a run of `queue` now, in the caller's transaction. False when one is waiting already."""
-    if not settings.BROKER_URL and OrmQ.objects.filter(key=queue, lock__lte=timezone.now()).exists():
-        return False
-    async_task(TICK, queue, cluster=queue, task_name=f"tick {queue}")
-    return True
+def enqueue(queue: str) -> None:
+    """Ask for a run of `queue` as soon as the caller's transaction is committed.
+
+    One that is rolled back asks for nothing. While a tick waits that was asked for and has not begun, no
+    other is queued: it will find this caller's rows as well. A broker that is away is logged and fails
+    nobody, since the schedule's own tick comes within the minute.
+    """
+    transaction.on_commit(partial(_queue_tick, queue))
+
+
+def begin_tick(queue: str) -> None:
+    """Say that a tick of `queue` begins: what is asked for from now on wants another one.
+
+    To be committed before the queue is looked at, so that no row is missed by both.
+    """
+    TickRequest.objects.filter(queue=queue).delete()
+
+
+def _queue_tick(queue: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_ASK, {"queue": queue, "lost": LOST_SECONDS})
+        if not cursor.fetchone():
+            return
+    try:
+        async_task(TICK, queue, cluster=queue, task_name=f"tick {queue}")
+    except Exception:  # the broker's own kinds: redis-py is not always installed
+        TickRequest.objects.filter(queue=queue).delete()
+        logger.exception("no tick could be queued; the schedule's own comes within a minute", queue=queue)

@@ -1,22 +1,20 @@
-"""What django-q2 runs: ticks, heartbeats, and the minute's look at everything."""
+"""What django-q2 runs: ticks, heartbeats, the minute's watch, the hour's forgetting."""
 
 from __future__ import annotations
 
-import os
-import socket
 from functools import partial
 from math import inf
 
 from django.conf import settings
-from django.utils import timezone
 
 from engine.actions import recover_lanes
-from engine.clock.schedules import enqueue
-from engine.models import Heartbeat
+from engine.clock.schedules import DEFAULT_CLUSTER, begin_tick, enqueue
 from engine.processor.counts import Counts
 from engine.processor.registry import get_queue
+from engine.watch.alerts import tell_incidents
 from engine.watch.checks import watch_everything
-from engine.watch.incidents import tell_incidents
+from engine.watch.guard import guarded
+from engine.watch.heartbeats import write_heartbeat
 from tenants.actions import forget_idempotency_keys
 from tenants.scope import all_tenants
 
@@ -32,6 +30,8 @@ def run_queue(queue: str, *, seconds: float, until_empty: bool = False, idle_sec
 
 def tick(queue: str) -> dict[str, str | int | float]:
     """Work on a queue, and end well before django-q2 would end us."""
+    write_heartbeat(queue)
+    begin_tick(queue)
     report = get_queue(queue).run(
         seconds=settings.TICK_SECONDS, idle_seconds=IDLE_SECONDS, successor=partial(enqueue, queue)
     )
@@ -39,19 +39,19 @@ def tick(queue: str) -> dict[str, str | int | float]:
 
 
 def beat(cluster: str) -> None:
-    """Say that this cluster's workers work."""
-    Heartbeat.objects.update_or_create(
-        cluster=cluster,
-        defaults={"beat_at": timezone.now(), "process": f"{socket.gethostname()}:{os.getpid()}"},
-    )
+    """Say that this cluster's workers work, should it have nothing else to do."""
+    write_heartbeat(cluster)
 
 
 def watch() -> None:
-    """See to what dead runs left, open and end incidents, tell people."""
-    with all_tenants():
-        recover_lanes()
-        watch_everything()
-        tell_incidents()
+    """The minute's work: see to what dead runs left, open and end incidents, tell people.
+
+    Each of the three is done whatever the others raise.
+    """
+    write_heartbeat(DEFAULT_CLUSTER)
+    guarded("recovery", recover_lanes, atomic=False)
+    guarded("checks", watch_everything, atomic=False)
+    guarded("alerts", tell_incidents, atomic=False)
 
 
 def forget() -> int:

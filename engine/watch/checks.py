@@ -1,19 +1,31 @@
-"""What the minute looks at, and the incidents that follow: each check says what is wrong now, and what is
-no longer said is over."""
+"""What the minute looks at: each check says what is wrong now, and what it no longer says is over.
+
+So an incident of a kind that is checked here ends by the same measurement that opened it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
+from zoneinfo import ZoneInfo
 
+import structlog
+from django.db import DatabaseError, connection, transaction
 from django.db.models import Count, F, Q, Sum
 from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
-from engine.models import Heartbeat, Incident, Lane, Receipt, Run
-from engine.processor.registry import all_queues, get_queue
-from engine.watch.incidents import Severity, end_incident, open_incident
+from engine.models import Allowance, FlowHold, Incident, Lane, Receipt, Run
+from engine.processor.registry import all_queues
+from engine.store.holds import FAULT, scope_of
+from engine.watch.depth import depth_of
+from engine.watch.guard import guarded
+from engine.watch.heartbeats import silent_clusters
+from engine.watch.incidents import MORE, Severity, end_incident, end_overflow, open_incident
+
+logger = structlog.get_logger(__name__)
 
 LATELY = timedelta(minutes=10)
 FEWEST_ROWS = 50
@@ -21,7 +33,8 @@ WORST_SUCCESS = 0.8
 LONG_QUEUE = 10_000
 NEAR_ALLOWANCE = 0.8
 STALE_LANE = timedelta(minutes=3)
-SILENT_CLUSTER = timedelta(minutes=3)
+GIVEN_UP_LASTS = timedelta(days=1)
+"""Webhooks that were given up on are an incident for this long; they are kept for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,65 +57,137 @@ def register_check(kind: str, check: Check) -> None:
 
 
 def watch_everything() -> int:
-    """Open what the checks find, end what they no longer find. Returns how many incidents are open."""
-    return sum(reconcile(kind, check()) for kind, check in _checks.items())
+    """Open what the checks find, end what they no longer find. Returns how many things were found.
+
+    Each check has a transaction of its own. One that raises opens and ends nothing of its kind, is an
+    incident itself, and keeps none of the others from running.
+    """
+    found = 0
+    for kind, check in list(_checks.items()):
+        found += guarded(f"check:{kind}", partial(_run_check, kind, check)) or 0
+    guarded("overflow", end_overflow)
+    return found
+
+
+def _run_check(kind: str, check: Check) -> int:
+    return reconcile(kind, check())
 
 
 def reconcile(kind: str, findings: Iterable[Finding]) -> int:
-    """Make the open incidents of a kind those of the findings."""
+    """Make the open incidents of a kind those of the findings. Returns how many there are.
+
+    A finding that the database refuses, e.g. of a tenant deleted meanwhile, is logged and stops no other.
+    """
     found = {(finding.tenant_id, finding.scope): finding for finding in findings}
-    for finding in found.values():
-        open_incident(
-            tenant_id=finding.tenant_id,
-            kind=kind,
-            scope=finding.scope,
-            summary=finding.summary,
-            severity=finding.severity,
-        )
-    for tenant_id, scope in Incident.objects.filter(kind=kind, ended_at=None).values_list(
-        "tenant_id", "scope"
-    ):
+    opened = Incident.objects.filter(kind=kind, ended_at=None).exclude(scope=MORE)
+    for tenant_id, scope in opened.values_list("tenant_id", "scope"):
         if (tenant_id, scope) not in found:
             end_incident(tenant_id=tenant_id, kind=kind, scope=scope)
+    for finding in found.values():
+        try:
+            with transaction.atomic():
+                open_incident(
+                    tenant_id=finding.tenant_id,
+                    kind=kind,
+                    scope=finding.scope,
+                    summary=finding.summary,
+                    severity=finding.severity,
+                )
+                _check_constraints_now()
+        except DatabaseError:
+            logger.exception("an incident cannot be written", kind=kind, scope=finding.scope)
     return len(found)
 
 
+def _check_constraints_now() -> None:
+    """Let the reference to the tenant, which is checked at commit, fail here and for this finding alone."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
+
+
 def poor_success() -> Iterable[Finding]:
+    """Under 80 % of the calls of the last ten minutes succeeded.
+
+    A call that wants another one to go on has worked as well, and a run counts an honest "not found" as done.
+    """
     lately = Run.objects.filter(started_at__gt=timezone.now() - LATELY).order_by()
-    bad = Sum(F("failed") + F("in_doubt") + F("retried"))
-    for queue, good, rows in lately.values_list("queue").annotate(Sum("done"), rows=Sum("done") + bad):
+    by_processor = lately.values_list("queue", "processor").annotate(
+        good=Sum(F("done") + F("continued")),
+        rows=Sum(F("done") + F("continued") + F("failed") + F("in_doubt") + F("retried")),
+    )
+    for queue, processor, good, rows in by_processor:
         if rows >= FEWEST_ROWS and good < WORST_SUCCESS * rows:
+            name = queue if processor in ("", queue) else f"{queue}, {processor}"
             share = round(100 * good / rows)
             yield Finding(
-                f"queue:{queue}",
-                f"{queue}: only {share} % of the last {rows:,} calls succeeded",
+                f"queue:{queue}" if processor in ("", queue) else f"queue:{queue}/{processor}",
+                f"{name}: only {share} % of the last {rows:,} calls succeeded",
             )
 
 
 def long_queue() -> Iterable[Finding]:
-    """Over 10,000 rows wait, and no fewer each time: a broadcast that goes out at its rate is none."""
+    """Over 10,000 rows are due, and no fewer each time: a broadcast that goes out at its rate is none."""
     for queue in all_queues():
-        waiting = get_queue(queue).waiting()
+        waiting = depth_of(queue, most=LONG_QUEUE + 1).waiting
         runs = list(Run.objects.filter(queue=queue, ended_at__isnull=False)[:3])
         growing = len(runs) == 3 and all(run.queue_after >= run.queue_before for run in runs)
         if waiting > LONG_QUEUE and (growing or not runs):
-            yield Finding(
-                f"queue:{queue}", f"{queue}: {waiting:,} rows wait, and their number is not falling"
-            )
+            summary = f"{queue}: over {LONG_QUEUE:,} rows are due, and their number is not falling"
+            yield Finding(f"queue:{queue}", summary)
 
 
 def near_allowance() -> Iterable[Finding]:
-    used_up = Lane.objects.filter(allowance__gt=0, window_ends_at__gt=timezone.now())
-    for lane in used_up.filter(used__gte=F("allowance") * NEAR_ALLOWANCE):
-        ends = f"{lane.window_ends_at:%H:%M}"
-        summary = f"{lane.name}: {lane.used:,} of {lane.allowance:,} calls used, renewed at {ends} UTC"
-        yield Finding(f"lane:{lane.pk}", summary, lane.tenant_id)
+    """Over 80 % of an allowance was spent in the window that ends now, or in the vendor's day or month."""
+    allowances = list(Allowance.objects.filter(limit__gt=0).select_related("token"))
+    spent = _spent_since({allowance.pk: _window_start(allowance) for allowance in allowances})
+    for allowance in allowances:
+        used = spent.get(allowance.pk, 0)
+        if used >= allowance.limit * NEAR_ALLOWANCE:
+            summary = (
+                f"{allowance.token.label}: {used:,} of {allowance.limit:,} {allowance.unit} used in "
+                f"{allowance.get_window_display()}"
+            )
+            yield Finding(f"allowance:{allowance.pk}", summary, allowance.tenant_id)
+
+
+def _window_start(allowance: Allowance) -> datetime:
+    now = timezone.now()
+    match allowance.window:
+        case Allowance.Window.HOUR:
+            return now - timedelta(hours=1)
+        case Allowance.Window.DAY:
+            return now - timedelta(days=1)
+    try:
+        local = now.astimezone(ZoneInfo(allowance.timezone))
+    except (KeyError, ValueError):  # no such zone: UTC is off by hours, and stops nobody's check
+        local = now
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight if allowance.window == Allowance.Window.CALENDAR_DAY else midnight.replace(day=1)
+
+
+def _spent_since(starts: dict[int, datetime]) -> dict[int, int]:
+    """Add up what was spent of each allowance since its moment: {allowance: units}."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT u.allowance_id, sum(u.spent)"
+            "  FROM unnest(%s::bigint[], %s::timestamptz[]) AS a(id, since)"
+            "  JOIN engine_allowanceuse AS u ON u.allowance_id = a.id AND u.slot >= a.since GROUP BY 1",
+            [list(starts), list(starts.values())],
+        )
+        return dict(cursor.fetchall())
 
 
 def held_lane() -> Iterable[Finding]:
     for lane in Lane.objects.filter(paused_at__isnull=False).exclude(pause_reason="operator"):
         summary = f"{lane.name} is held ({lane.pause_reason}): {lane.last_error}"
         yield Finding(f"lane:{lane.pk}", summary, lane.tenant_id, "critical")
+
+
+def held_flow() -> Iterable[Finding]:
+    """Flows held by the engine for a reason of the vendor's. One that fails for our own code is a `fault`."""
+    for hold in FlowHold.objects.exclude(reason=FAULT):
+        summary = f"{hold.processor} {hold.flow} is held ({hold.reason}): {hold.detail}"
+        yield Finding(scope_of(hold.processor, hold.flow), summary, hold.tenant_id, "critical")
 
 
 def stale_lane() -> Iterable[Finding]:
@@ -116,19 +201,19 @@ def stale_lane() -> Iterable[Finding]:
 
 
 def silent_cluster() -> Iterable[Finding]:
-    late = timezone.now() - SILENT_CLUSTER
-    for heart in Heartbeat.objects.filter(beat_at__lt=late):
+    for heart in silent_clusters():
         summary = f"the {heart.cluster} cluster was last seen at {heart.beat_at:%H:%M} UTC"
         yield Finding(f"cluster:{heart.cluster}", summary, severity="critical")
 
 
 def unapplied_webhooks() -> Iterable[Finding]:
-    given_up = Receipt.objects.filter(applied_at=None, attempts__gte=MOST_ATTEMPTS)
-    late = Receipt.objects.filter(applied_at=None, received_at__lt=timezone.now() - LATELY)
-    for row in (given_up | late).order_by().values("provider").annotate(n=Count("id")):
-        yield Finding(
-            f"webhooks:{row['provider']}", f"{row['n']:,} {row['provider']} webhooks could not be applied"
-        )
+    """Webhooks that were given up on within the last day, or that have waited for ten minutes."""
+    now = timezone.now()
+    given_up = Q(attempts__gte=MOST_ATTEMPTS, due_at__gt=now - GIVEN_UP_LASTS)
+    late = Q(attempts__lt=MOST_ATTEMPTS, received_at__lt=now - LATELY)
+    unapplied = Receipt.objects.filter(given_up | late, applied_at=None).order_by()
+    for provider, tenant_id, n in unapplied.values_list("provider", "tenant_id").annotate(Count("id")):
+        yield Finding(f"webhooks:{provider}", f"{n:,} {provider} webhooks could not be applied", tenant_id)
 
 
 def dead_tokens() -> Iterable[Finding]:
@@ -147,6 +232,7 @@ for kind, check in {
     "allowance": near_allowance,
     "lane_held": held_lane,
     "lane_stale": stale_lane,
+    "flow_held": held_flow,
     "cluster_silent": silent_cluster,
     "webhooks": unapplied_webhooks,
     "token": dead_tokens,

@@ -1,13 +1,10 @@
-"""What a person should know: opened once, ended once, told once each."""
+"""Open and end incidents: one open row for each tenant, kind and scope, and not too many of a kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Final, Literal
 
 import structlog
-from django.conf import settings
 from django.db import connection
 from django.db.models import Q
 from django.utils.timezone import now
@@ -16,18 +13,38 @@ from engine.models import Incident
 
 log = structlog.stdlib.get_logger("turnout.incidents")
 
-TELLER: Final = 7_346_101  # the advisory lock of whoever is telling; the number only has to be ours
-LISTED: Final = 20
+MOST_OPEN: Final = 25
+"""Incidents of a kind that may be open for a tenant; those beyond are one more, with the scope `more`."""
+MORE: Final = "more"
 
 # The arbiter is the partial constraint incident_open_once, in which no tenant equals no tenant. An open
-# incident that is opened again is refreshed; `xmax = 0` tells a new row from a refreshed one.
+# incident that is opened again is refreshed; `xmax = 0` tells a new row from a refreshed one. Several
+# processes at once may pass the bound by one each, which does no harm.
 OPEN: Final = """
+WITH others AS (
+    SELECT count(*) FILTER (WHERE scope <> 'more') AS n,
+           coalesce(bool_or(scope = %(scope)s), false) AS open_already
+      FROM engine_incident
+     WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND kind = %(kind)s AND ended_at IS NULL
+), incident AS (
+    SELECT n < %(most)s OR open_already AS alone FROM others
+)
 INSERT INTO engine_incident (tenant_id, kind, scope, severity, summary, opened_at, seen_at)
-VALUES (%(tenant_id)s, %(kind)s, %(scope)s, %(severity)s, %(summary)s, now(), now())
+SELECT %(tenant_id)s, %(kind)s, CASE WHEN alone THEN %(scope)s ELSE 'more' END, %(severity)s,
+       CASE WHEN alone THEN %(summary)s ELSE %(more)s END, now(), now()
+  FROM incident
 ON CONFLICT (tenant_id, kind, scope) WHERE ended_at IS NULL
 DO UPDATE SET seen_at = excluded.seen_at, summary = excluded.summary, severity = excluded.severity
 RETURNING id, tenant_id, kind, scope, severity, summary, opened_at, seen_at, ended_at, told_open_at,
           told_ended_at, xmax = 0 AS is_new
+"""
+
+END_OVERFLOW: Final = """
+UPDATE engine_incident AS over SET ended_at = now()
+ WHERE over.scope = 'more' AND over.ended_at IS NULL
+   AND (SELECT count(*) FROM engine_incident AS other
+         WHERE other.kind = over.kind AND other.tenant_id IS NOT DISTINCT FROM over.tenant_id
+           AND other.ended_at IS NULL AND other.scope <> 'more') < %(most)s
 """
 
 Severity = Literal["warning", "critical"]
@@ -39,14 +56,17 @@ def open_incident(
     """Open an incident, or refresh the one that is open for the same tenant, kind and scope.
 
     Any number of processes may say the same thing at once: there is one row. Part of the caller's
-    transaction; it is told later, by `tell_incidents`.
+    transaction; it is told later, by `tell_incidents`. A tenant that has 25 of the kind open already gets
+    one with the scope `more` instead, which the minute ends when there is room again.
     """
     values = {
         "tenant_id": tenant_id,
         "kind": kind,
-        "scope": scope,
+        "scope": scope[:120],
         "severity": severity,
-        "summary": summary[:300],
+        "summary": summary.replace("\x00", "")[:300],  # vendors' words may be in it
+        "most": MOST_OPEN,
+        "more": f"more than {MOST_OPEN} incidents of the kind {kind}: the others are not listed",
     }
     incident: Incident = Incident._base_manager.raw(OPEN, values)[0]
     if incident.is_new:  # type: ignore[attr-defined]
@@ -65,88 +85,8 @@ def end_incident(*, tenant_id: int | None, kind: str, scope: str) -> int:
     return ended
 
 
-def tell_incidents() -> int:
-    """Tell ALERT_URLS what has opened and what has ended since the last time; return how many were told.
-
-    Many at once are told as one list, so that a vendor's bad hour is not a hundred alarms. Only one
-    process tells at a time. What no address took is told again next time, and so is what was told by
-    a process that died before it could write that down: rather twice than never.
-    """
-    if connection.in_atomic_block:
-        raise RuntimeError("tell_incidents calls out, and must not hold a transaction while it does")
+def end_overflow() -> int:
+    """End the incidents that stand for what went beyond the bound, where there is room again."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [TELLER])
-        if not cursor.fetchone()[0]:
-            return 0
-        try:
-            return _tell_opened() + _tell_ended()
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [TELLER])
-
-
-def _tell_opened() -> int:
-    # One that opened and ended since the last time is told once, in the past tense.
-    rows = list(
-        Incident._base_manager.filter(told_open_at__isnull=True).select_related("tenant").order_by("id")
-    )
-    if not _deliver("Incident", rows):
-        return 0
-    at = now()
-    pks = [row.pk for row in rows]
-    ended_before = [row.pk for row in rows if row.ended_at]
-    Incident._base_manager.filter(pk__in=pks).update(told_open_at=at)
-    Incident._base_manager.filter(pk__in=ended_before).update(told_ended_at=at)
-    return len(rows)
-
-
-def _tell_ended() -> int:
-    rows = list(
-        Incident._base_manager.filter(
-            Q(ended_at__isnull=False), told_open_at__isnull=False, told_ended_at__isnull=True
-        )
-        .select_related("tenant")
-        .order_by("id")
-    )
-    if not _deliver("Over", rows):
-        return 0
-    Incident._base_manager.filter(pk__in=[row.pk for row in rows]).update(told_ended_at=now())
-    return len(rows)
-
-
-def _deliver(what: str, incidents: Sequence[Incident]) -> bool:
-    """Send one notification about all of them; True once at least one address took it, or none is set."""
-    if not incidents:
-        return False
-    if not settings.ALERT_URLS:
-        return True  # the log has said it, and the admin shows it
-    import apprise
-
-    one = len(incidents) == 1
-    title = f"{what}: {incidents[0].summary}" if one else f"{what}: {len(incidents)} at once"
-    lines = [_line(incident) for incident in incidents[:LISTED]]
-    if len(incidents) > LISTED:
-        lines.append(f"and {len(incidents) - LISTED} more")
-    lines.append(f"{settings.PUBLIC_URL}/admin/engine/incident/")
-    kind = apprise.NotifyType.SUCCESS if what == "Over" else apprise.NotifyType.WARNING
-    if what != "Over" and any(incident.severity == Incident.Severity.CRITICAL for incident in incidents):
-        kind = apprise.NotifyType.FAILURE
-    taken = 0
-    for position, url in enumerate(settings.ALERT_URLS, start=1):
-        service = apprise.Apprise()
-        service.add(url)
-        if service.notify(title=title[:200], body="\n".join(lines), notify_type=kind):
-            taken += 1
-        else:
-            log.error("alert not delivered", address=position, incidents=len(incidents))
-    return taken > 0
-
-
-def _line(incident: Incident) -> str:
-    whose = incident.tenant.name if incident.tenant else "platform"
-    until = f", until {_clock(incident.ended_at)}" if incident.ended_at else ""
-    since = _clock(incident.opened_at)
-    return f"{whose}: {incident.summary} ({incident.kind}, {incident.scope}, {since}{until})"
-
-
-def _clock(at: datetime) -> str:
-    return at.strftime("%d %b %H:%M UTC")
+        cursor.execute(END_OVERFLOW, {"most": MOST_OPEN})
+        return int(cursor.rowcount)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from django.utils.timezone import now
 from django_q.models import Schedule
 
 from engine.clock.schedules import sync_schedules
-from engine.models import Incident, Lane
+from engine.models import FlowHold, Incident, Lane
+from engine.watch.checks import watch_everything
 from messaging.models import Broadcast
 from tenants.models import Tenant
 from tenants.scope import all_tenants
@@ -64,6 +66,28 @@ def test_an_incident_is_ended_by_a_person(sign_in: Any, acme: Tenant, bolt: Tena
     sign_in(acme).post(reverse("admin:engine_incident_act", args=(ours.pk, "end")))
     with all_tenants():
         assert list(Incident.objects.filter(ended_at=None)) == [theirs]
+
+
+def test_a_held_flow_is_let_go_on_by_a_person(sign_in: Any, acme: Tenant, bolt: Tenant) -> None:
+    with all_tenants():
+        ours = factories.FlowHoldFactory.create(tenant=acme)
+        theirs = factories.FlowHoldFactory.create(tenant=bolt)
+        watch_everything()
+        assert Incident.objects.filter(kind="flow_held", ended_at=None).count() == 2
+    for hold in (ours, theirs):
+        sign_in(acme).post(reverse("admin:engine_flowhold_act", args=(hold.pk, "release")))
+    with all_tenants():
+        assert list(FlowHold.objects.all()) == [theirs]
+        assert Incident.objects.get(kind="flow_held", ended_at=None).tenant == bolt
+
+
+def test_a_silent_cluster_is_shown_as_one(staff: Client, db: None) -> None:
+    factories.engine.Heartbeat.objects.create(cluster="messaging", process="a:1")
+    factories.engine.Heartbeat.objects.create(
+        cluster="events", process="a:2", beat_at=now() - timedelta(minutes=4)
+    )
+    page = staff.get(reverse("admin:engine_heartbeat_changelist")).content.decode()
+    assert ("works" in page, "silent" in page) == (True, True)
 
 
 def test_a_webhook_is_shown_without_what_is_personal(staff: Client, db: None) -> None:

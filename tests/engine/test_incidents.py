@@ -12,7 +12,8 @@ import pytest
 from django.db import connection, transaction
 
 from engine.models import Incident
-from engine.watch.incidents import TELLER, end_incident, open_incident, tell_incidents
+from engine.watch.alerts import TELLER, tell_incidents
+from engine.watch.incidents import end_incident, open_incident
 from tenants.models import Tenant
 
 incidents = Incident._base_manager

@@ -1,13 +1,12 @@
-"""One table of schedules, and ticks that are part of the caller's transaction."""
+"""One table of schedules."""
 
 from __future__ import annotations
 
 import pytest
-from django.db import transaction
 from django.utils import timezone
-from django_q.models import OrmQ, Schedule
+from django_q.models import Schedule
 
-from engine.clock.schedules import enqueue, schedules, sync_schedules
+from engine.clock.schedules import schedules, sync_schedules
 from engine.clock.tasks import beat
 from engine.models import Heartbeat
 
@@ -37,19 +36,6 @@ def test_every_queue_has_a_tick_and_a_heartbeat_on_its_own_cluster() -> None:
         ("beat messaging", "messaging"),
         ("tick events", "events"),
     } <= found
-
-
-def test_a_tick_that_waits_already_is_not_asked_for_again() -> None:
-    assert enqueue("messaging") is True
-    assert enqueue("messaging") is False
-    assert OrmQ.objects.filter(key="messaging").count() == 1
-
-
-def test_a_tick_goes_with_the_transaction_that_asked_for_it() -> None:
-    with transaction.atomic():
-        assert enqueue("messaging") is True
-        transaction.set_rollback(True)
-    assert not OrmQ.objects.exists()
 
 
 def test_a_heartbeat_is_one_row_a_cluster() -> None:

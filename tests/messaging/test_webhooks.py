@@ -52,7 +52,9 @@ def own_app(tenant: Tenant, secret: str) -> str:
     return make_sender(tenant, token=token).address
 
 
-def test_a_signed_webhook_is_stored_and_the_events_queue_applies_it(acme: Tenant, client: Client) -> None:
+def test_a_signed_webhook_is_stored_and_the_events_queue_applies_it(
+    acme: Tenant, client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
     make_contacts(acme, 1)
     broadcast = make_broadcast(acme)
     launch_broadcast(broadcast_id=broadcast.pk)
@@ -64,7 +66,8 @@ def test_a_signed_webhook_is_stored_and_the_events_queue_applies_it(acme: Tenant
     entry = [{"id": "waba-acme", "changes": [{"field": "messages", "value": value}]}]
     body = orjson.dumps({"object": "whatsapp_business_account", "entry": entry})
 
-    answer = post(client, body, sign(body, settings.META_APP_SECRET))
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = post(client, body, sign(body, settings.META_APP_SECRET))
 
     assert (answer.status_code, bytes(Receipt.objects.get().body)) == (200, body)
     assert OrmQ.objects.filter(key="events").exists()

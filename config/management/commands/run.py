@@ -17,8 +17,9 @@ from django.db import DatabaseError, connection
 
 from config.health import heartbeat_ages, unapplied_migrations
 from config.localpg import DatabaseUnavailable, ensure_database
-from config.processes import cluster_names, clusters, expect_heartbeats, web
+from config.processes import clusters, web
 from config.supervisor import Child, PortTaken, Supervisor, check_port
+from engine.watch.heartbeats import cluster_names, expect_heartbeats
 
 COLOURS = {"run": "1", "web": "36"}
 OTHERS = ("33", "32", "35", "34", "31")

@@ -16,8 +16,8 @@ from rich.table import Table
 from config.health import unapplied_migrations
 from config.management.commands.run import first_line, say_missing
 from config.overview import MOST_LANES, overview
+from engine.watch.heartbeats import SILENT_SECONDS
 
-SILENT_SECONDS = 180
 RUN_COLUMNS = ("id", "queue", "state", "seconds", "done", "failed", "retried", "in_doubt", "per_second")
 WIDE = 140  # where it is not a terminal that says how wide it is
 
