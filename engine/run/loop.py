@@ -433,14 +433,23 @@ class Loop:
         """Close the run's books; called with no lane left, or when the run broke down."""
         for task in self.callers.tasks:
             task.cancel()
-        while not self.error and await self.tell_drained(clock()):
-            continue
         self.counts.calls = self.callers.made
-        self.counts.remaining, flows = await self.database(
-            self.store.close, self.counts, self.error or self.cut_off
-        )
-        if self.successor and self.counts.claimed and any(flow.due_in < PATIENCE_SECONDS for flow in flows):
-            await self.database(self.successor)
+        patience = clock() + DATABASE_PATIENCE
+        while True:
+            try:
+                while not self.error and await self.tell_drained(clock()):
+                    continue
+                self.counts.remaining, flows = await self.database(
+                    self.store.close, self.counts, self.error or self.cut_off
+                )
+                due = any(flow.due_in < PATIENCE_SECONDS for flow in flows)
+                if self.successor and self.counts.claimed and due:
+                    await self.database(self.successor)
+                return
+            except DatabaseAway:
+                if clock() > patience:
+                    raise
+                await asyncio.sleep(0.2)
 
 
 def _costs(lane: LaneDriver, calls: list[Planned]) -> dict[str, int]:

@@ -43,14 +43,14 @@ def test_after_a_rest_one_call_goes_out_then_twice_as_many() -> None:
     breaker = Breaker(openings=3)
     allowed = []
     number = 0
-    while breaker.at_once is not None:
-        allowed.append(breaker.at_once)
-        assert not breaker.full
-        for _ in range(breaker.at_once):
+    while (at_once := breaker.at_once) is not None:
+        allowed.append(at_once)
+        for _ in range(at_once):
+            assert not breaker.full
             breaker.left(number, 0.0)
             number += 1
         assert breaker.full
-        for done in range(number - breaker.at_once, number):
+        for done in range(number - at_once, number):
             breaker._in_flight.pop(done)
         breaker.answered(number, 0.1, 0.1, most=40)
     assert allowed == [1, 2, 4, 8, 16, 32]

@@ -10,7 +10,7 @@ from django.utils.timezone import now
 from engine.actions import retry_receipts
 from engine.inbox import receipts
 from engine.models import Receipt
-from engine.processor.contract import get_queue
+from engine.processor.registry import get_queue
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from django.db import connection
 
 from engine.models import Lane
 from engine.store.attempts import new_attempt
-from engine.store.claims import Claims, Settlement
+from engine.store.settlements import Settle, Settlement
 from messaging.actions import launch_broadcast, resolve_in_doubt, retry_failed
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate, Suppression
 from messaging.processor import MessageProcessor
@@ -129,8 +129,8 @@ def test_a_status_that_comes_before_the_answer_settles_the_message(acme: Tenant)
     # the runner's own answer comes after it: it adds what a status cannot know, and takes nothing back
     answer = Settlement(message.pk, "accepted", attempts=1, code="late", fields={"wamid": "wamid.late"})
     with connection.cursor() as cursor:
-        decided = Claims(MessageProcessor()).settle(cursor.cursor, run=1, settlements=[answer])
-    assert decided == 0
+        decided = Settle(MessageProcessor()).write(cursor.cursor, run=1, settlements=[answer])
+    assert decided == set()
     assert end_state(message) == ("delivered", None, 1, None, None, "", "")
     assert (message.attempts, message.attempt) == (1, attempt)
 
