@@ -12,23 +12,16 @@ from providers.base import (
     InDoubt,
     Lost,
     Pending,
-    ProviderError,
     Reply,
     Retry,
     Throttled,
     Unsent,
     exchange,
-    load,
 )
 from tests.providers.contract import PROVIDERS, SECRET, Spoken
 
 EVERY = pytest.mark.parametrize("spoken", PROVIDERS, ids=str)
 OUTCOMES = (Done, Pending, Retry, Throttled, Failed, InDoubt, Hold)
-
-
-@EVERY
-def test_its_name_loads_it(spoken: Spoken) -> None:
-    assert load(spoken.name).__name__.startswith("providers.")
 
 
 @EVERY
@@ -113,11 +106,3 @@ def test_an_exchange_is_redacted_before_it_is_cut() -> None:
     assert record["url"] == "https://x.invalid/?key=***"
     assert record["headers"] == {"X-Key": "***"}
     assert record["body"] == record["reply"]["body"] == "12345678**"
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [("lime", "not spoken yet"), ("whatsap", "no provider"), ("../os", "no provider")]
-)
-def test_a_provider_that_cannot_be_loaded_says_so(name: str, words: str) -> None:
-    with pytest.raises(ProviderError, match=words):
-        load(name)

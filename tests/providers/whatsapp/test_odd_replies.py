@@ -1,4 +1,4 @@
-"""What Meta might say that no column takes: it is cleaned where it enters, and never read as something else."""
+"""What Meta might say that no column takes: cleaned where it enters, never read as something else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_refusal_is_cleaned(reply: Reply, outcome: Failed) -> None:
 ACCEPTANCES = [
     ("as it should be", b'"wamid.A"', Done({"wamid": "wamid.A"})),
     ("128 characters fit", b'"%s"' % (b"A" * 128), Done({"wamid": "A" * 128})),
-    # An id that was cut or mended could match no status, or another's: without one, the attempt finds the row.
+    # A cut or mended id would match no status, or another's: without one, the attempt finds the row.
     ("200 characters", orjson.dumps(LONG), Done({"wamid": ""})),
     ("with NUL", b'"wamid.\\u0000A"', Done({"wamid": ""})),
     ("a lone surrogate", LONE, Done({"wamid": ""})),
@@ -99,8 +99,10 @@ VALUES = [
     ("messages", b'{"metadata":{"phone_number_id":@},"statuses":[%s]}' % b",".join(PLACES)),
     (
         "messages",
-        b'{"metadata":{"phone_number_id":"1"},"messages":[{"id":@,"from":@,"timestamp":@,"type":"text","text":'
-        b'{"body":@},"context":{"id":@},"from_user_id":@},{"id":"w","from":@,"type":@}]}',
+        (
+            b'{"metadata":{"phone_number_id":"1"},"messages":[{"id":@,"from":@,"timestamp":@,"type":"text","text":'
+            b'{"body":@},"context":{"id":@},"from_user_id":@},{"id":"w","from":@,"type":@}]}'
+        ),
     ),
     (
         "message_template_status_update",
@@ -113,13 +115,17 @@ VALUES = [
     ("phone_number_quality_update", b'{"display_phone_number":@,"event":@,"current_limit":@}'),
     (
         "account_update",
-        b'{"event":@,"phone_number":@,"ban_info":{"waba_ban_state":@},"restriction_info":[{"restriction_type":@}]'
-        b',"violation_info":{"violation_type":@},"waba_info":{"waba_id":@}}',
+        (
+            b'{"event":@,"phone_number":@,"ban_info":{"waba_ban_state":@},"restriction_info":[{"restriction_type":@}]'
+            b',"violation_info":{"violation_type":@},"waba_info":{"waba_id":@}}'
+        ),
     ),
     (
         "user_preferences",
-        b'{"metadata":{"phone_number_id":@},"user_preferences":[{"wa_id":@,"user_id":@,"category":@,"value":@,'
-        b'"timestamp":@}]}',
+        (
+            b'{"metadata":{"phone_number_id":@},"user_preferences":[{"wa_id":@,"user_id":@,"category":@,"value":@,'
+            b'"timestamp":@}]}'
+        ),
     ),
     ("odd \\u0000 field", b"@"),
 ]
