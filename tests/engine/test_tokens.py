@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from engine.actions.tokens import check_token
+from engine.actions.tokens import check_new_tokens, check_token
 from engine.models import Incident, Lane
 from providers.base import Standing
 from tenants.errors import ActionRefused
@@ -101,7 +101,7 @@ def test_a_token_that_works_again_ends_the_incident_and_lanes_wait_for_a_person(
 ) -> None:
     vendor.answer = lambda _: graph_error(190)
     check_token(token_id=token.pk)
-    vendor.answer = lambda _: (200, {"id": "77"})
+    vendor.answer = graph("77")
     assert check_token(token_id=token.pk) == (Standing.ACTIVE, "")
     assert state_of(token) == ("active", "")
     with all_tenants():
@@ -292,6 +292,36 @@ def test_a_claim_that_is_no_account_is_refused_before_anybody_is_asked(
     with pytest.raises(ActionRefused, match="waba_id"):
         check_token(token_id=token.pk)
     assert vendor.requests == []
+
+
+def test_a_new_token_is_asked_about_once_by_itself(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = graph("77", "102290129340398")
+    wrong = claim(tenants[1], "no-account")
+    assert check_new_tokens() == 3
+    assert owners() == {"77": tenants[0].pk, "102290129340398": tenants[1].pk}
+    assert "waba_id" in state_of(wrong)[1]
+    asked = len(vendor.requests)
+    assert check_new_tokens() == 0
+    assert len(vendor.requests) == asked
+
+
+def test_a_vendor_that_is_away_is_not_asked_all_over_again(vendor: Vendor, token: Any) -> None:
+    vendor.answer = lambda _: (503, {})
+    assert check_new_tokens() == 2
+    assert check_new_tokens() == 0
+    assert "the vendor is away" in state_of(token)[1]
+
+
+def test_the_command_names_the_platforms_own_tokens(
+    vendor: Vendor, token: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor.answer = graph("77", "78", "102290129340398")
+    own = claim(None, "78")
+    call_command("check_tokens")
+    assert f"platform  {own}  active" in capsys.readouterr().out
+    assert owners()["78"] is None
 
 
 def test_a_vendor_that_is_not_spoken_yet_is_refused(tenants: tuple[Tenant, Tenant]) -> None:

@@ -1,7 +1,7 @@
 """What a webhook may change: its signer's own, and of an account's notices only what its owner has.
 
-globex has proved the account GLOBEX with Meta. acme declares it in a token of its own, with an app secret of its
-own, and so can sign whatever it likes about it.
+globex has proved the account GLOBEX with Meta. acme declares it in a token of its own, with an app secret of
+its own, and so can sign whatever it likes about it.
 """
 
 from __future__ import annotations
