@@ -41,6 +41,7 @@ class InboundMessage:
     payload: str
     reply_to: str
     phone_number_id: str
+    waba_id: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -115,6 +116,7 @@ class UserPreference:
     value: str
     phone_number_id: str
     at: datetime
+    waba_id: str = ""
 
 
 @dataclass(slots=True, frozen=True)

@@ -65,7 +65,7 @@ def _read_messages(value: dict[str, Any], waba_id: str, now: datetime) -> Iterat
         yield _read_status(status, phone_number_id, now)
     contacts = {_id(contact.get("wa_id")): contact for contact in _dicts(value.get("contacts"))}
     for message in _list(value.get("messages")):
-        yield _read_inbound(message, phone_number_id, contacts, now)
+        yield _read_inbound(message, phone_number_id, waba_id, contacts, now)
     for error in _list(value.get("errors")):
         yield _unknown("messages.errors", error)
 
@@ -109,7 +109,7 @@ def _read_status(raw: Any, phone_number_id: str, now: datetime) -> Event:
 
 
 def _read_inbound(
-    raw: Any, phone_number_id: str, contacts: Mapping[str, dict[str, Any]], now: datetime
+    raw: Any, phone_number_id: str, waba_id: str, contacts: Mapping[str, dict[str, Any]], now: datetime
 ) -> Event:
     if not isinstance(raw, dict) or not clean(raw.get("id")):
         return _unknown("messages.messages", raw)
@@ -129,6 +129,7 @@ def _read_inbound(
         payload=clean(content.get("payload") or reply.get("id")),
         reply_to=identifier(_dict(raw.get("context")).get("id"), WAMID_LENGTH),
         phone_number_id=phone_number_id,
+        waba_id=waba_id,
     )
 
 
@@ -199,6 +200,7 @@ def _read_preferences(value: dict[str, Any], waba_id: str, at: datetime) -> Iter
             value=_word(item.get("value")),
             phone_number_id=phone_number_id,
             at=_time(item.get("timestamp"), at),
+            waba_id=waba_id,
         )
 
 

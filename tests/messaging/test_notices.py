@@ -14,9 +14,15 @@ from engine.models import Incident, Lane
 from messaging.actions import launch_broadcast, suppress
 from messaging.models import Broadcast, Correspondent, Message, MessageTemplate, Sender, Suppression
 from messaging.notices import phones_of
-from messaging.statuses import apply_whatsapp
 from tenants.models import Tenant
-from tests.messaging.build import make_broadcast, make_contacts, make_sender, make_template, step_states
+from tests.messaging.build import (
+    apply_whatsapp,
+    make_broadcast,
+    make_contacts,
+    make_sender,
+    make_template,
+    step_states,
+)
 
 T0 = 1_790_000_000
 ANN = "491510000001"
