@@ -14,11 +14,11 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from config.webhooks import secrets
 from engine.clock.tasks import run_queue
 from engine.models import Incident, Receipt
 from messaging.actions import launch_broadcast
 from messaging.models import Broadcast, Message, MessageTemplate, Sender, Suppression
-from messaging.webhooks import tenant_apps
 from providers.whatsapp import sign
 from tenants.models import Tenant, VendorAccount
 from tests.messaging.build import make_broadcast, make_contacts, make_sender, make_template, make_token
@@ -57,9 +57,9 @@ def sending(acme: Tenant, globex: Tenant, _fresh: None) -> dict[str, Broadcast]:
 
 @pytest.fixture
 def _fresh() -> Iterator[None]:
-    tenant_apps.forget()
+    secrets.forget()
     yield
-    tenant_apps.forget()
+    secrets.forget()
 
 
 def notice(entry_id: str, field: str, value: dict[str, Any]) -> bytes:
