@@ -11,7 +11,7 @@ import structlog
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from engine.watch.incidents import open_incident
+from engine.watch.incidents import end_incident, open_incident
 from messaging.actions import hold_broadcasts, suppress
 from messaging.models import (
     Broadcast,
@@ -94,6 +94,9 @@ def apply_notices(events: Sequence[Event], *, tenant_id: int | None = None) -> N
             case AccountUpdate() if event.restricts:
                 if account := accounts.get(event.waba_id):
                     _restrict(account, event)
+            case AccountUpdate() if event.reinstates:
+                if account := accounts.get(event.waba_id):
+                    _reinstate(account)
             case Unknown():
                 log.info("webhook field passed over", field=event.field)
             case _:
@@ -328,6 +331,12 @@ def _restrict(account: VendorAccount, event: AccountUpdate) -> None:
             summary=f"Meta restricts the WhatsApp account of “{token.label}”: {why}"[:300],
             severity="critical",
         )
+
+
+def _reinstate(account: VendorAccount) -> None:
+    """End the incident of an account that may send again. Its broadcasts wait for a person to resume them."""
+    for token in _tokens(account):
+        end_incident(tenant_id=token.tenant_id, kind="account_restricted", scope=f"token:{token.pk}")
 
 
 def _tokens(account: VendorAccount) -> QuerySet[ProviderToken]:

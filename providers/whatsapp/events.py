@@ -102,6 +102,11 @@ class AccountUpdate:
             or self.event in ("ACCOUNT_RESTRICTION", "ACCOUNT_DELETED")
         )
 
+    @property
+    def reinstates(self) -> bool:
+        """Whether Meta lets the account work again."""
+        return not self.restricts and self.ban_state == "REINSTATE"
+
 
 @dataclass(slots=True, frozen=True)
 class UserPreference:

@@ -255,6 +255,13 @@ def test_a_restricted_account_stops_everything_on_it(acme: Tenant, globex: Tenan
     assert Incident.objects.filter(kind="account_restricted", tenant=acme).count() == 1
     assert not Incident.objects.filter(tenant=globex).exists()
 
+    apply_whatsapp(
+        [change("account_update", {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"}})]
+    )
+    assert not Incident.objects.filter(kind="account_restricted", ended_at=None).exists()
+    ours.refresh_from_db()
+    assert ours.state == "paused", "nothing that the vendor stopped resumes by itself"
+
 
 def test_good_news_of_an_account_stops_nothing(acme: Tenant) -> None:
     make_contacts(acme, 1)
