@@ -19,6 +19,7 @@ from providers.base import (
     exchange,
 )
 from tests.providers.contract import PROVIDERS, SECRET, Spoken
+from tests.providers.fit import unfit
 
 EVERY = pytest.mark.parametrize("spoken", PROVIDERS, ids=str)
 OUTCOMES = (Done, Pending, Retry, Throttled, Failed, InDoubt, Hold)
@@ -92,6 +93,17 @@ def test_no_call_and_no_stored_exchange_shows_a_secret(spoken: Spoken) -> None:
     for shown in (str(call), repr(call), *(str(exchange(call, back)) for back in (reply, Lost(SECRET)))):
         assert SECRET not in shown
         assert "session=1" not in shown
+
+
+@EVERY
+def test_no_outcome_holds_what_postgresql_or_people_cannot_take(spoken: Spoken) -> None:
+    for words in ("no\0t", "\x1b[31mred", "\x85", "w" * 9_000):
+        for code in (1, 4, 100, 190, 987654, "13\x001"):
+            assert not unfit(spoken.read(Reply(400, {}, spoken.error(code, words))))
+    lone = spoken.error(987654, "HERE").replace(b"HERE", b"\\ud800")
+    assert not unfit(spoken.read(Reply(400, {}, lone)))
+    for response in (Unsent("no\0 route \udc80"), Lost("reset\0")):
+        assert not unfit(spoken.read(response))
 
 
 @EVERY

@@ -18,6 +18,7 @@ from providers.registry import (
     load_provider,
     load_webhook,
 )
+from tests.providers.contract import PROVIDERS
 from tests.providers.fit import unfit
 
 SECRET = "EAAB-s3cret/with+signs="
@@ -30,6 +31,12 @@ SIGNED: dict[str, Any] = {
 """By vendor: how a body is vouched for, as (headers, rest of the address)."""
 SPOKEN = [name for name, vendor in VENDORS.items() if vendor.module]
 EVERY = pytest.mark.parametrize("provider", [load_provider(name) for name in SPOKEN], ids=SPOKEN)
+
+
+def test_every_vendor_that_is_spoken_is_examined() -> None:
+    assert {spoken.name for spoken in PROVIDERS} == set(SPOKEN), "tests/providers/contract.py lacks one"
+    assert set(CLAIMS) <= set(SPOKEN)
+    assert set(SIGNED) == set(WITH_WEBHOOK)
 
 
 @pytest.mark.parametrize("vendor", VENDORS.values(), ids=list(VENDORS))
