@@ -27,7 +27,7 @@ from django.core.checks import ERROR, run_checks  # noqa: E402
 from config import checks, health, metrics  # noqa: E402
 from config.hot import Answer, Receive, Scope, Send, send_answer  # noqa: E402
 from config.localpg import DatabaseUnavailable, ensure_database  # noqa: E402
-from config.webhooks import WhatsAppWebhook  # noqa: E402
+from config.webhooks import PREFIX, Webhooks  # noqa: E402
 from engine.clock.schedules import enqueue  # noqa: E402
 from engine.inbox.group_commit import STORE_RECEIPTS, GroupCommit, Nudge  # noqa: E402
 
@@ -53,6 +53,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = self.paths.get(scope["path"].rstrip("/"))
+            if path is None and scope["path"].startswith(PREFIX):
+                path = self.webhooks
             if path is not None:
                 await send_answer(send, await path(scope, receive))
             else:
@@ -92,7 +94,7 @@ class Application:
         self.nudge.start()
         self.receipts = GroupCommit(STORE_RECEIPTS, after_commit=self.nudge.ask)
         self.receipts.start()
-        self.paths["/webhooks/whatsapp"] = WhatsAppWebhook(self.receipts)
+        self.webhooks = Webhooks(self.receipts)
 
     async def live(self, _scope: Scope, _receive: Receive) -> Answer:
         return health.live()

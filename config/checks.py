@@ -18,16 +18,10 @@ from django.core.checks import CheckMessage, Error, register
 from django.http.request import validate_host
 
 from config.logs import FORMATS
+from providers.registry import VENDORS
 
 TAG = "turnout"
-VENDOR_URLS = (
-    "WHATSAPP_URL",
-    "META_GRAPH_URL",
-    "INSTAGRAM_GRAPH_URL",
-    "LIME_URL",
-    "APIFY_URL",
-    "YOUTUBE_URL",
-)
+VENDOR_URLS = tuple(name for vendor in VENDORS.values() for name in vendor.url_settings)
 NEW_WORD = "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
 NEW_FERNET = "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 

@@ -3,12 +3,12 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from messaging.webhooks import whatsapp_webhook
+from config.webhooks import webhook_view
 from tenants.switch import choose_tenant
 
 urlpatterns = [
     path("admin/tenant/", choose_tenant, name="choose_tenant"),
     path("admin/", admin.site.urls),
     path("api/", include("config.api")),
-    path("webhooks/whatsapp/", whatsapp_webhook, name="whatsapp_webhook"),
+    path("webhooks/<path:path>", webhook_view, name="webhook"),
 ]

@@ -11,7 +11,7 @@ import structlog
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from engine.watch.incidents import open_incident
+from engine.watch.incidents import end_incident, open_incident
 from messaging.actions import hold_broadcasts, suppress
 from messaging.models import (
     Broadcast,
@@ -40,7 +40,7 @@ from providers.whatsapp import (
     Unknown,
     UserPreference,
 )
-from tenants.models import ProviderToken
+from tenants.models import ProviderToken, VendorAccount
 
 log = structlog.stdlib.get_logger("turnout.webhooks")
 
@@ -66,43 +66,95 @@ class Choice:
     at: datetime
 
 
-def apply_notices(events: Sequence[Event]) -> None:
-    """Apply everything that is not a status. What we do not know is logged and passed over."""
+def apply_notices(events: Sequence[Event], *, tenant_id: int | None = None) -> None:
+    """Apply everything that is not a status. What we do not know is logged and passed over.
+
+    `tenant_id` is the signer's, and bounds what may change; None: Meta itself signed, by the platform's app.
+    What is said of an account reaches only who has proved it with Meta (`VendorAccount`).
+    """
     if not events:
         return
+    accounts = _accounts(events, tenant_id)
     _hear(
         [event for event in events if isinstance(event, InboundMessage)],
         [event for event in events if isinstance(event, UserPreference)],
+        tenant_id,
     )
     for notice in sorted((e for e in events if isinstance(e, TemplateStatus)), key=lambda event: event.at):
-        _apply_template_status(notice)
+        if account := accounts.get(notice.waba_id):
+            _apply_template_status(account, notice)
     for rating in sorted((e for e in events if isinstance(e, TemplateQuality)), key=lambda event: event.at):
-        _templates(rating.waba_id, rating.name, rating.language).update(quality=rating.current[:16])
+        if account := accounts.get(rating.waba_id):
+            _templates(account, rating.name, rating.language).update(quality=rating.current[:16])
     for event in events:
         match event:
             case NumberQuality():
-                _senders(event.waba_id, event.display_phone_number).update(quality=event.event[:16])
+                if account := accounts.get(event.waba_id):
+                    _senders(account, event.display_phone_number).update(quality=event.event[:16])
             case AccountUpdate() if event.restricts:
-                _restrict(event)
+                if account := accounts.get(event.waba_id):
+                    _restrict(account, event)
+            case AccountUpdate() if event.reinstates:
+                if account := accounts.get(event.waba_id):
+                    _reinstate(account)
             case Unknown():
                 log.info("webhook field passed over", field=event.field)
             case _:
                 pass
 
 
+def _accounts(events: Sequence[Event], signer_id: int | None) -> dict[str, VendorAccount]:
+    """Find the proved accounts that notices are about, by their ids; of a tenant that signs, only its own."""
+    about = {
+        event.waba_id
+        for event in events
+        if isinstance(event, TemplateStatus | TemplateQuality | NumberQuality | AccountUpdate)
+    } - {""}
+    if not about:
+        return {}
+    proved = _proved(about)
+    accounts = {
+        waba_id: account
+        for waba_id, account in proved.items()
+        if signer_id is None or account.tenant_id == signer_id
+    }
+    for waba_id in sorted(about - accounts.keys()):
+        log.warning("notice about an account that its signer has not proved", waba=waba_id, signer=signer_id)
+    return accounts
+
+
+def _proved(waba_ids: Collection[str]) -> dict[str, VendorAccount]:
+    rows = VendorAccount.objects.filter(provider="whatsapp", account_id__in=waba_ids)
+    return {account.account_id: account for account in rows}
+
+
 # -- people
 
 
-def _hear(messages: Sequence[InboundMessage], preferences: Sequence[UserPreference]) -> None:
+def _hear(
+    messages: Sequence[InboundMessage], preferences: Sequence[UserPreference], signer_id: int | None
+) -> None:
+    """Apply what people wrote and chose, to the tenant whose number they wrote to.
+
+    An account that nobody has proved is no reason to lose somebody's STOP: the number's sender hears it. One
+    that is proved speaks to its tenant only, or, the platform's own, to whoever sends by that number.
+    """
     heard: list[Heard] = [*messages, *preferences]
     if not heard:
         return
-    tenants = dict(
-        Sender.objects.filter(
-            kind=Sender.Kind.WHATSAPP, address__in={event.phone_number_id for event in heard}
-        ).values_list("address", "tenant_id")
+    senders = Sender.objects.filter(
+        kind=Sender.Kind.WHATSAPP, address__in={event.phone_number_id for event in heard}
     )
-    known = [event for event in heard if event.phone_number_id in tenants]
+    if signer_id is not None:
+        senders = senders.filter(tenant_id=signer_id)
+    tenants = dict(senders.values_list("address", "tenant_id"))
+    accounts = _proved({event.waba_id for event in heard})
+    known = []
+    for event in heard:
+        account = accounts.get(event.waba_id)
+        owner_id = account.tenant_id if account else None
+        if (to := tenants.get(event.phone_number_id)) and owner_id in (None, to):
+            known.append(event)
     _remember({(tenants[e.phone_number_id], e.wa_id): e.user_id for e in known if e.wa_id and e.user_id})
     choosing = [(event, choice) for event in known if (choice := _choice(event))]
     phones = _phones(tenants, [event for event, _ in choosing])
@@ -150,9 +202,9 @@ def _phones(tenants: Mapping[str, int], events: Sequence[Heard]) -> dict[int, Co
     replies = {event.reply_to for event in events if isinstance(event, InboundMessage)} - {""}
     sent_to = {
         (tenant_id, wamid): phone
-        for tenant_id, wamid, phone in Message.objects.filter(wamid__in=replies).values_list(
-            "tenant_id", "wamid", "phone"
-        )
+        for tenant_id, wamid, phone in Message.objects.filter(
+            tenant_id__in=set(tenants.values()), wamid__in=replies
+        ).values_list("tenant_id", "wamid", "phone")
     }
     found: dict[int, Collection[str]] = {}
     for event in events:
@@ -240,13 +292,13 @@ def _newer(what: What, choices: Sequence[Choice]) -> list[Choice]:
 # -- templates, numbers, accounts
 
 
-def _apply_template_status(event: TemplateStatus) -> None:
+def _apply_template_status(account: VendorAccount, event: TemplateStatus) -> None:
     """Set the state that Meta names, unless a later notice was applied; pause its steps if it must."""
     state = TEMPLATE_STATE_BY_EVENT.get(event.event.upper())
     if state is None:
         log.info("template notice changes nothing", template=event.name, event_name=event.event)
         return
-    templates = _templates(event.waba_id, event.name, event.language)
+    templates = _templates(account, event.name, event.language)
     newer = templates.filter(Q(state_at=None) | Q(state_at__lt=event.at))
     ids = list(newer.values_list("pk", flat=True))
     changed = {"state": state, "state_at": event.at}
@@ -267,10 +319,10 @@ def _apply_template_status(event: TemplateStatus) -> None:
         hold_broadcasts(step_id=step_id, reason=Reason.TEMPLATE, detail=detail)
 
 
-def _restrict(event: AccountUpdate) -> None:
+def _restrict(account: VendorAccount, event: AccountUpdate) -> None:
     """Hold everything on an account that may not send. A late copy holds it again: rather that than go on."""
     why = ", ".join(filter(None, (event.event, *event.restrictions, event.ban_state, event.violation)))
-    for token in _tokens(event.waba_id):
+    for token in _tokens(account):
         hold_broadcasts(token_id=token.pk, reason=Reason.SPAM, detail=f"Meta restricts the account: {why}")
         open_incident(
             tenant_id=token.tenant_id,
@@ -281,21 +333,37 @@ def _restrict(event: AccountUpdate) -> None:
         )
 
 
-def _tokens(waba_id: str) -> QuerySet[ProviderToken]:
-    if not waba_id:
-        return ProviderToken.objects.none()
-    return ProviderToken.objects.filter(provider="whatsapp", config__waba_id=waba_id)
+def _reinstate(account: VendorAccount) -> None:
+    """End the incident of an account that may send again. Its broadcasts wait for a person to resume them."""
+    for token in _tokens(account):
+        end_incident(tenant_id=token.tenant_id, kind="account_restricted", scope=f"token:{token.pk}")
 
 
-def _templates(waba_id: str, name: str, language: str) -> QuerySet[MessageTemplate]:
-    return MessageTemplate.objects.filter(
-        tenant_id__in=_tokens(waba_id).values("tenant_id"), name=name, language=language
+def _tokens(account: VendorAccount) -> QuerySet[ProviderToken]:
+    """The tokens by which the account's tenant (or the platform) works for it."""
+    return ProviderToken.objects.filter(
+        provider=account.provider,
+        tenant_id=account.tenant_id,
+        config__waba_id__in=_spellings(account.account_id),
     )
 
 
-def _senders(waba_id: str, display_number: str) -> QuerySet[Sender]:
+def _spellings(waba_id: str) -> list[str | int]:
+    """An id as it may stand in a token's settings: text, or a JSON number."""
+    return [waba_id, int(waba_id)] if waba_id.isascii() and waba_id.isdigit() else [waba_id]
+
+
+def _templates(account: VendorAccount, name: str, language: str) -> QuerySet[MessageTemplate]:
+    templates = MessageTemplate.objects.filter(name=name, language=language)
+    if account.tenant_id is not None:
+        return templates.filter(tenant_id=account.tenant_id)
+    users = Sender.objects.filter(provider_token__in=_tokens(account)).values("tenant_id")
+    return templates.filter(tenant_id__in=users)
+
+
+def _senders(account: VendorAccount, display_number: str) -> QuerySet[Sender]:
     """The senders meant by a number as people see it; the account's only one, if it has one."""
-    senders = Sender.objects.filter(kind=Sender.Kind.WHATSAPP, provider_token__in=_tokens(waba_id))
+    senders = Sender.objects.filter(kind=Sender.Kind.WHATSAPP, provider_token__in=_tokens(account))
     digits = "".join(filter(str.isdigit, display_number))
     ids = [
         sender.pk

@@ -157,8 +157,7 @@ class MessageProcessor(Processor):
 
     def usage(self, reply: Reply) -> Usage | None:
         """Stop before the app's call limit does: each reply says how much of it is used."""
-        wait = whatsapp.exhausted(reply)
-        return Usage("calls", share=1.0, regain_after=wait) if wait else None
+        return whatsapp.read_usage(reply)
 
 
 def _components(step: StepFacts, parameters: str | list[str]) -> list[Mapping[str, Any]]:

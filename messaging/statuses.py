@@ -21,6 +21,7 @@ from uuid import UUID
 import structlog
 from django.db import connection
 
+from engine.inbox.receipts import Received
 from engine.store.attempts import row_of
 from messaging.actions import hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import Message, Suppression
@@ -175,22 +176,28 @@ SELECT w.tenant_id, w.lane_id, l.token_id, w.step_id, w.phone, w.error_code, w.e
 """
 
 
-def apply_whatsapp(bodies: Sequence[bytes]) -> int:
+def apply_whatsapp(received: Sequence[Received]) -> int:
     """Apply the updates of many webhooks, in the caller's transaction and scope; returns how many they held.
 
-    Raises Unreadable when a body is no JSON object: the caller then applies them one by one.
+    What a tenant's own app signed changes that tenant's rows and no others. Raises Unreadable when a body is
+    no JSON object: the caller then applies them one by one.
     """
-    events: list[Event] = []
-    for body in bodies:
-        events.extend(parse_webhook(body))
-    apply_statuses(event for event in events if isinstance(event, StatusUpdate))
-    apply_notices([event for event in events if not isinstance(event, StatusUpdate)])
-    return len(events)
+    by_signer: dict[int | None, list[Event]] = defaultdict(list)
+    for one in received:
+        by_signer[one.tenant_id].extend(parse_webhook(one.body))
+    for tenant_id, events in sorted(by_signer.items(), key=lambda item: item[0] or 0):
+        statuses = [event for event in events if isinstance(event, StatusUpdate)]
+        apply_statuses(statuses, tenant_id=tenant_id)
+        apply_notices([event for event in events if not isinstance(event, StatusUpdate)], tenant_id=tenant_id)
+    return sum(map(len, by_signer.values()))
 
 
-def apply_statuses(statuses: Iterable[StatusUpdate]) -> None:
-    """Apply statuses with one statement, and see to what failures mean for others."""
-    for told in _rounds(_gather(statuses)):
+def apply_statuses(statuses: Iterable[StatusUpdate], *, tenant_id: int | None = None) -> None:
+    """Apply statuses with one statement, and see to what failures mean for others.
+
+    With `tenant_id`, the signer's, statuses of other tenants' messages are passed over.
+    """
+    for told in _rounds(_of_tenant(tenant_id, _gather(statuses))):
         failures = _write(told)
         if failures:
             _see_to(failures)
@@ -219,16 +226,25 @@ def _gather(statuses: Iterable[StatusUpdate]) -> list[Told]:
     return [*by_attempt.values(), *_gather_by_wamid(nameless)]
 
 
+def _of_tenant(tenant_id: int | None, told: Sequence[Told]) -> Sequence[Told]:
+    if tenant_id is None or not told:
+        return told
+    rows = Message.objects.filter(tenant_id=tenant_id, pk__in={one.row_id for one in told})
+    theirs = set(rows.values_list("pk", flat=True))
+    return [one for one in told if one.row_id in theirs]
+
+
 def _gather_by_wamid(statuses: Sequence[StatusUpdate]) -> list[Told]:
     """Find messages by the vendor's id, for statuses that do not echo an attempt."""
-    wamids = {status.wamid for status in statuses}
+    wamids = {status.wamid for status in statuses} - {""}
     if not wamids:
         return []
-    rows = Message.objects.filter(wamid__in=wamids).exclude(wamid="").values_list("wamid", "pk")
-    row_ids = dict(rows)
+    # By number too: a tenant that signs by itself may give a message of its own another's id.
+    rows = Message.objects.filter(wamid__in=wamids).values_list("wamid", "lane__name", "pk")
+    row_ids = {(wamid, number): row_id for wamid, number, row_id in rows}
     told: dict[tuple[int, str], Told] = {}
     for status in statuses:
-        if row_id := row_ids.get(status.wamid):
+        if row_id := row_ids.get((status.wamid, status.phone_number_id)):
             key = (row_id, status.phone_number_id)
             if key not in told:
                 told[key] = Told(row_id, None, status.phone_number_id, status.wamid)

@@ -7,15 +7,17 @@ an HTTP client, and the engine alone moves rows.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from importlib import import_module
-from importlib.util import find_spec
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, quote_plus
+
+import orjson
 
 ONE_CALL: Mapping[str, int] = MappingProxyType({"calls": 1})
 
@@ -175,13 +177,14 @@ Outcome = Done | Continue | Retry | Throttled | Failed | InDoubt | Hold
 
 @dataclass(slots=True, frozen=True)
 class Usage:
-    """A vendor's own word on what is used of an allowance, as usage headers and limits endpoints tell it.
+    """How much of an allowance is used, in the vendor's own words (headers, a limits endpoint).
 
-    `share` is of 1, `used` and `limit` count the unit; what the vendor did not say is None.
-    `regain_after` is how long it wants no more calls.
+    `unit` is what is counted (`calls`, `usd_cents`, `units` …). `share` is used / limit, 1.0 at the limit;
+    `used` and `limit` are absolute, in `unit`. What the vendor did not say is None. `regain_after`: for so
+    long from now are calls refused.
     """
 
-    unit: str = "calls"
+    unit: str
     share: float | None = None
     used: int | None = None
     limit: int | None = None
@@ -208,6 +211,66 @@ class BadSignature(ProviderError):
 
 class Unreadable(ProviderError):
     """The vendor's words are not in any shape we know."""
+
+
+# Control characters but tab and line ends, DEL and C1, and halves of surrogate pairs.
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+TEXT_LENGTH = 4_000
+"""Characters that are kept of a vendor's text that no column limits."""
+
+
+def clean(value: object, length: int = TEXT_LENGTH, secrets: tuple[str, ...] = ()) -> str:
+    """Make a vendor's text or number fit for a column and for people: at most `length` characters of it.
+
+    Characters that PostgreSQL's text or a terminal cannot take are left out, `secrets` are redacted before
+    the cut. Anything that is neither text nor number is "".
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    text = value if isinstance(value, str) else _digits(value)
+    if not text.isprintable():
+        text = _UNFIT.sub("", text)
+    return redact(text, secrets)[:length]
+
+
+def identifier(value: object, length: int) -> str:
+    """Read a vendor's id; "" when it would have to be mended or cut, since it would then be another's."""
+    text = clean(value)
+    if len(text) > length or (isinstance(value, str) and text != value):
+        return ""
+    return text
+
+
+def clean_json(value: Any) -> Any:
+    """Clean every text inside a vendor's JSON, names included, so that it can be stored as jsonb."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [clean_json(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(name): clean_json(item) for name, item in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return clean(value)
+    return value
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a vendor's JSON, odd but legal texts and numbers included. Raises ValueError when it is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # orjson refuses halves of surrogate pairs and numbers beyond a double, which JSON allows.
+        try:
+            return json.loads(body)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _digits(number: float) -> str:
+    try:
+        return str(number)
+    except ValueError:  # more digits than Python writes out
+        return ""
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
@@ -251,22 +314,3 @@ _CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie
 def _shown(body: bytes, secrets: tuple[str, ...], limit: int) -> str:
     # Redacted before it is cut, or a secret across the cut would stay half readable.
     return redact(body.decode(errors="replace").replace("\0", ""), secrets)[:limit]
-
-
-# The contract's provider names and the modules that speak them.
-MODULES = {
-    "whatsapp": "providers.whatsapp",
-    "meta": "providers.meta_graph",
-    "lime": "providers.lime",
-    "apify": "providers.apify",
-    "youtube": "providers.youtube",
-}
-
-
-def load(name: str) -> ModuleType:
-    """Import the module that speaks to a provider, by the contract's name for it."""
-    if name not in MODULES:
-        raise ProviderError(f"there is no provider {name!r}: it is one of {', '.join(MODULES)}")
-    if find_spec(MODULES[name]) is None:
-        raise ProviderError(f"{name} is not spoken yet")
-    return import_module(MODULES[name])

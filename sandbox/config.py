@@ -34,6 +34,7 @@ class SandboxConfig:
     missing_templates: frozenset[str] = frozenset()  # 132001
     paused_templates: frozenset[str] = frozenset()  # 132015
     waba_id: str = "100000000000001"
+    foreign_accounts: frozenset[str] = frozenset()  # WABAs that are shared with no token: answered with 100
 
     # Faults of a send. "Accepted" means that the message counts and its webhooks are sent.
     fail_graph: float = 0.0  # 500 with an error body; not accepted

@@ -84,6 +84,8 @@ class WhatsApp:
             return self._delayed(self._send(parts[2], request))
         if request.method == "GET" and len(parts) == 4 and parts[3] == "message_templates":
             return self._delayed(self._templates(request))
+        if request.method == "GET" and len(parts) == 4 and parts[3] == "phone_numbers":
+            return self._delayed(self._numbers(parts[2]))
         if request.method == "GET" and len(parts) == 3:
             return self._delayed(self._about(parts[2]))
         return self._delayed(error("100", f"Unsupported {request.method.lower()} request"))
@@ -246,7 +248,7 @@ class WhatsApp:
     def _about(self, object_id: str) -> Answer:
         if object_id == "me":
             return Answer(body=orjson.dumps({"id": "100000000000000", "name": "Sandbox"}))
-        if not _NUMBER.fullmatch(object_id):
+        if not _NUMBER.fullmatch(object_id) or object_id in self.config.foreign_accounts:
             return error("100", f"Object with ID '{object_id}' does not exist")
         rate = self.config.rates.get(object_id, self.config.rate)
         return Answer(
@@ -260,6 +262,13 @@ class WhatsApp:
                 }
             )
         )
+
+    def _numbers(self, account_id: str) -> Answer:
+        """List the numbers of an account. Every token may work for every account but the foreign ones."""
+        if not _NUMBER.fullmatch(account_id) or account_id in self.config.foreign_accounts:
+            return error("100", f"Object with ID '{account_id}' does not exist or is not shared with you")
+        ids = sorted(self.numbers)[:100]
+        return Answer(body=orjson.dumps({"data": [{"id": number} for number in ids]}))
 
     def _templates(self, request: Request) -> Answer:
         params = request.params()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -110,15 +111,17 @@ class IdempotentRequest(TenantOwned):
         return self.key
 
 
+_providers: list[tuple[str, str]] = []
+
+
+def register_providers(names: Iterable[tuple[str, str]]) -> None:
+    """Say which vendors there are, as (name, label): `tenants` knows none. Called once, by `config`."""
+    _providers[:] = names
+
+
 def provider_names() -> list[tuple[str, str]]:
-    """The vendors of the contract. A callable, so that a new vendor needs no migration."""
-    return [
-        ("whatsapp", "WhatsApp"),
-        ("meta", "Meta Graph"),
-        ("lime", "Lime SMS"),
-        ("apify", "Apify"),
-        ("youtube", "YouTube"),
-    ]
+    """List the vendors, as (name, label). A callable, so that a new vendor needs no migration."""
+    return list(_providers)
 
 
 SECRET_SETTINGS = ("app_secret", "verify_token", "webhook_secret")

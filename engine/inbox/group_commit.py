@@ -21,10 +21,11 @@ log = structlog.stdlib.get_logger("turnout.intake")
 
 # Columns as arrays, so that the statement is the same whatever the number of rows.
 STORE_RECEIPTS: Final = """
-INSERT INTO engine_receipt (provider, body, received_at, due_at, attempts, error)
-SELECT provider, body, now(), now(), 0, ''
-FROM unnest(%b::text[], %b::bytea[]) AS come(provider, body)
+INSERT INTO engine_receipt (provider, tenant_id, body, size, received_at, due_at, attempts, error)
+SELECT provider, tenant_id, body, octet_length(body), now(), now(), 0, ''
+FROM unnest(%b::text[], %t::bigint[], %b::bytea[]) AS come(provider, tenant_id, body)
 """
+"""Stores rows of (provider, tenant id or None for the platform's own app, body)."""
 
 Row = tuple[Any, ...]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 
@@ -30,18 +31,28 @@ RETRY_AFTER = ((1, 5), (2, 60), (3, 600))
 """(attempts made, seconds until the next): a receipt that cannot be applied is kept, with its error."""
 MOST_ATTEMPTS = len(RETRY_AFTER) + 1
 
-Apply = Callable[[list[bytes]], int]
+
+@dataclass(slots=True, frozen=True)
+class Received:
+    """One webhook: its body as it came, and the tenant whose own app signed it, who alone may be changed by
+    it. None: the platform's app signed it."""
+
+    body: bytes
+    tenant_id: int | None
+
+
+Apply = Callable[[Sequence[Received]], int]
 _appliers: dict[str, Apply] = {}
 
 
 def register(provider: str, apply: Apply) -> None:
-    """Let `apply` work off this provider's webhooks: raw bodies in, the number of updates they held out."""
+    """Let `apply` work off this provider's webhooks: it returns the number of updates that they held."""
     _appliers[provider] = apply
 
 
-def store(provider: str, body: bytes) -> Receipt:
+def store(provider: str, body: bytes, *, tenant_id: int | None = None) -> Receipt:
     """Keep one webhook in the caller's transaction. The hot intake writes many at a time instead."""
-    return Receipt.objects.create(provider=provider, body=body)
+    return Receipt.objects.create(provider=provider, tenant_id=tenant_id, body=body, size=len(body))
 
 
 class Receipts:
@@ -106,7 +117,9 @@ class Receipts:
         """Apply together; where that fails, one by one, so that one bad receipt stops no other."""
         try:
             with transaction.atomic():
-                _appliers[provider]([bytes(receipt.body) for receipt in receipts])
+                _appliers[provider](
+                    [Received(bytes(receipt.body), receipt.tenant_id) for receipt in receipts]
+                )
         except OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - kept with its receipt, and logged

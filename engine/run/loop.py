@@ -445,11 +445,12 @@ class Loop:
                 due = any(flow.due_in < PATIENCE_SECONDS for flow in flows)
                 if self.successor and self.counts.claimed and due:
                     await self.database(self.successor)
-                return
             except DatabaseAway:
                 if clock() > patience:
                     raise
                 await asyncio.sleep(0.2)
+            else:
+                return
 
 
 def _costs(lane: LaneDriver, calls: list[Planned]) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """WhatsApp Cloud API: templates out, signed webhooks in. Pure functions; see `docs/adding-a-provider.md`."""
 
+from providers.meta.graph import exhausted, read_usage
+from providers.meta.webhook import BODY_LIMIT, SIGNATURE_HEADER, handshake, sign, verify
+from providers.registry import VENDORS
 from providers.whatsapp.account import (
     Number,
     Template,
@@ -32,11 +35,10 @@ from providers.whatsapp.events import (
     Unknown,
     UserPreference,
 )
-from providers.whatsapp.graph import exhausted
 from providers.whatsapp.send import HELD_STATUSES, read_send, send_template
-from providers.whatsapp.webhook import BODY_LIMIT, SIGNATURE_HEADER, handshake, parse_webhook, sign, verify
+from providers.whatsapp.webhook import parse_webhook
 
-DEFAULT_VERSION = "v25.0"
+DEFAULT_VERSION = VENDORS["whatsapp"].default_version
 
 __all__ = [
     "BODY_LIMIT",
@@ -72,6 +74,7 @@ __all__ = [
     "read_number",
     "read_send",
     "read_templates",
+    "read_usage",
     "send_template",
     "sign",
     "title",

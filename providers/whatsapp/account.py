@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
 
-from providers.base import Call, Reply, Response, Standing, Unreadable, redact
+from providers.base import Call, Reply, Response, Standing, Unreadable, clean, clean_json, identifier
+from providers.meta.graph import DETAIL_LENGTH, exhausted, get, read_error, read_json
 from providers.whatsapp.errors import ErrorClass, classify
-from providers.whatsapp.graph import DETAIL_LENGTH, exhausted, read_error, read_json
 
 # Subcodes of 190 that say the token ran out by itself.
 _EXPIRED = frozenset({"463", "467"})
@@ -56,22 +55,22 @@ def check_token(
 
     `object_id` is the number or account whose access matters; "me" asks about the token alone.
     """
-    return _get(base_url, version, object_id, token, timeout, fields="id")
+    return get(base_url=base_url, version=version, path=object_id, token=token, timeout=timeout, fields="id")
 
 
 def read_check(response: Response, *, secrets: tuple[str, ...] = ()) -> tuple[Standing, str]:
     """Say how a token stands, and why in the vendor's words."""
     if not isinstance(response, Reply):
-        return Standing.FAILING, redact(response.reason, secrets)[:DETAIL_LENGTH]
+        return Standing.FAILING, clean(response.reason, DETAIL_LENGTH, secrets)
     data = read_json(response.body)
-    error = read_error(data)
+    error = read_error(data, secrets)
     if error is None:
         if response.status < 300 and data is not None:
             return Standing.ACTIVE, ""
         if response.status == 429:
             return Standing.THROTTLED, "too many requests"
         return Standing.FAILING, f"HTTP {response.status} that cannot be read"
-    words = redact(f"{error.code}: {error.detail}", secrets)
+    words = f"{error.code}: {error.detail}"
     kind = classify(error.code)
     if kind is ErrorClass.CREDENTIALS:
         expired = error.code == "190" and error.subcode in _EXPIRED
@@ -90,7 +89,9 @@ def get_number(
 ) -> Call:
     """Build the call that reads a number's rating and throughput."""
     fields = "id,display_phone_number,verified_name,quality_rating,throughput"
-    return _get(base_url, version, phone_number_id, token, timeout, fields=fields)
+    return get(
+        base_url=base_url, version=version, path=phone_number_id, token=token, timeout=timeout, fields=fields
+    )
 
 
 def read_number(response: Response, *, secrets: tuple[str, ...] = ()) -> Number:
@@ -98,11 +99,11 @@ def read_number(response: Response, *, secrets: tuple[str, ...] = ()) -> Number:
     data = _data(response, secrets)
     throughput = data.get("throughput")
     return Number(
-        id=str(data.get("id") or ""),
-        display_phone_number=str(data.get("display_phone_number") or ""),
-        verified_name=str(data.get("verified_name") or ""),
-        quality=str(data.get("quality_rating") or ""),
-        throughput=str(throughput.get("level") or "") if isinstance(throughput, dict) else "",
+        id=identifier(data.get("id"), 64),
+        display_phone_number=clean(data.get("display_phone_number"), 200),
+        verified_name=clean(data.get("verified_name"), 200),
+        quality=clean(data.get("quality_rating"), 200),
+        throughput=clean(throughput.get("level"), 64) if isinstance(throughput, dict) else "",
     )
 
 
@@ -120,7 +121,14 @@ def list_templates(
     query = {"fields": "id,name,language,category,status,components", "limit": str(limit)}
     if after:
         query["after"] = after
-    return _get(base_url, version, f"{waba_id}/message_templates", token, timeout, **query)
+    return get(
+        base_url=base_url,
+        version=version,
+        path=f"{waba_id}/message_templates",
+        token=token,
+        timeout=timeout,
+        **query,
+    )
 
 
 def read_templates(response: Response, *, secrets: tuple[str, ...] = ()) -> TemplatePage:
@@ -134,22 +142,22 @@ def read_templates(response: Response, *, secrets: tuple[str, ...] = ()) -> Temp
     # A short page is not the last one: `next` tells.
     if isinstance(paging, dict) and paging.get("next"):
         cursors = paging.get("cursors")
-        after = cursors.get("after") if isinstance(cursors, dict) else None
+        after = clean(cursors.get("after")) if isinstance(cursors, dict) else None
     return TemplatePage(tuple(_template(row) for row in rows if isinstance(row, dict)), after or None)
 
 
 def _template(row: dict[str, Any]) -> Template:
-    components = row.get("components")
+    components = clean_json(row.get("components"))
     parts = (
         tuple(part for part in components if isinstance(part, dict)) if isinstance(components, list) else ()
     )
-    body = next((str(part.get("text") or "") for part in parts if part.get("type") == "BODY"), "")
+    body = next((clean(part.get("text")) for part in parts if part.get("type") == "BODY"), "")
     return Template(
-        id=str(row.get("id") or ""),
-        name=str(row.get("name") or ""),
-        language=str(row.get("language") or ""),
-        category=str(row.get("category") or ""),
-        status=str(row.get("status") or ""),
+        id=identifier(row.get("id"), 64),
+        name=identifier(row.get("name"), 512),
+        language=clean(row.get("language"), 64),
+        category=clean(row.get("category"), 64),
+        status=clean(row.get("status"), 64),
         body=body,
         variables=tuple(dict.fromkeys(_PLACEHOLDER.findall(body))),
         components=parts,
@@ -158,15 +166,10 @@ def _template(row: dict[str, Any]) -> Template:
 
 def _data(response: Response, secrets: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(response, Reply):
-        raise Unreadable(redact(response.reason, secrets))
+        raise Unreadable(clean(response.reason, DETAIL_LENGTH, secrets))
     data = read_json(response.body)
-    if error := read_error(data):
-        raise Unreadable(redact(f"{error.code}: {error.detail}", secrets))
+    if error := read_error(data, secrets):
+        raise Unreadable(f"{error.code}: {error.detail}")
     if data is None or response.status >= 300:
         raise Unreadable(f"HTTP {response.status} that cannot be read")
     return data
-
-
-def _get(base_url: str, version: str, path: str, token: str, timeout: float, **query: str) -> Call:
-    url = f"{base_url}/{version}/{quote(path)}?{urlencode(query)}"
-    return Call("GET", url, {"authorization": f"Bearer {token}"}, timeout=timeout, secrets=(token,))

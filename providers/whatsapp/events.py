@@ -41,6 +41,7 @@ class InboundMessage:
     payload: str
     reply_to: str
     phone_number_id: str
+    waba_id: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,6 +102,11 @@ class AccountUpdate:
             or self.event in ("ACCOUNT_RESTRICTION", "ACCOUNT_DELETED")
         )
 
+    @property
+    def reinstates(self) -> bool:
+        """Whether Meta lets the account work again."""
+        return not self.restricts and self.ban_state == "REINSTATE"
+
 
 @dataclass(slots=True, frozen=True)
 class UserPreference:
@@ -115,6 +121,7 @@ class UserPreference:
     value: str
     phone_number_id: str
     at: datetime
+    waba_id: str = ""
 
 
 @dataclass(slots=True, frozen=True)

@@ -23,16 +23,19 @@ from providers.base import (
     Scope,
     Throttled,
     Unsent,
-    redact,
+    clean,
+    identifier,
 )
+from providers.meta.graph import DEFAULT_WAIT, DETAIL_LENGTH, GraphError, exhausted, read_error, read_json
 from providers.whatsapp.errors import ErrorClass, classify
-from providers.whatsapp.graph import DEFAULT_WAIT, DETAIL_LENGTH, GraphError, exhausted, read_error, read_json
 
 # How long a number rests after it went too fast; its rate is cut as well, so this can be short.
 THROUGHPUT_WAIT = timedelta(seconds=1)
 PAIR_WAIT_MOST = timedelta(hours=1)
 # Two `message_status` values besides `accepted`: Meta took the message and keeps it back.
 HELD_STATUSES = frozenset({"held_for_quality_assessment", "paused"})
+WAMID_LENGTH = 128
+"""Characters of the longest message id that is kept: Meta's have about 60."""
 
 
 def send_template(
@@ -86,6 +89,8 @@ def read_send(response: Response, *, attempt_number: int = 1, secrets: tuple[str
 
     `attempt_number` counts from 1 and lengthens the waits that grow. `secrets` (those of the call) are
     removed from the vendor's words. Accepted is neither sent nor delivered: that is told by webhook.
+    A message id that no column takes (128 characters, no control characters) is left empty, since a part of
+    it could be another message's: the attempt, which comes back in every status, finds the row.
     """
     if isinstance(response, Reply):
         data = read_json(response.body)
@@ -97,21 +102,20 @@ def read_send(response: Response, *, attempt_number: int = 1, secrets: tuple[str
                 pass
             else:
                 if isinstance(wamid, str) and wamid:
+                    kept = identifier(wamid, WAMID_LENGTH)
                     status = message.get("message_status")
-                    if status in HELD_STATUSES:
-                        return Done({"wamid": wamid, "vendor_status": status})
-                    return Done({"wamid": wamid})
-        return _read_refusal(response, read_error(data), attempt_number, secrets)
+                    if isinstance(status, str) and status in HELD_STATUSES:
+                        return Done({"wamid": kept, "vendor_status": status})
+                    return Done({"wamid": kept})
+        return _read_refusal(response, read_error(data, secrets), attempt_number)
     if isinstance(response, Unsent):
-        return Retry("unsent", redact(response.reason, secrets)[:DETAIL_LENGTH])
+        return Retry("unsent", clean(response.reason, DETAIL_LENGTH, secrets))
     if isinstance(response, Lost):
-        return InDoubt(redact(response.reason, secrets)[:DETAIL_LENGTH])
+        return InDoubt(clean(response.reason, DETAIL_LENGTH, secrets))
     raise TypeError(f"not a response: {type(response).__name__}")
 
 
-def _read_refusal(
-    reply: Reply, error: GraphError | None, attempt_number: int, secrets: tuple[str, ...]
-) -> Outcome:
+def _read_refusal(reply: Reply, error: GraphError | None, attempt_number: int) -> Outcome:
     if error is None:
         return _read_without_error(reply)
     kind = classify(error.code)
@@ -123,7 +127,7 @@ def _read_refusal(
     wait = exhausted(reply)
     if wait and kind in (ErrorClass.TRANSIENT, ErrorClass.THROUGHPUT, ErrorClass.UNKNOWN):
         kind = ErrorClass.CALL_LIMIT
-    return _TREATMENTS[kind](error.code, redact(error.detail, secrets), attempt_number, wait)
+    return _TREATMENTS[kind](error.code, error.detail, attempt_number, wait)
 
 
 def _read_without_error(reply: Reply) -> Outcome:

@@ -9,11 +9,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from engine.actions.tokens import check_token
+from engine.actions.tokens import check_new_tokens, check_token
 from engine.models import Incident, Lane
 from providers.base import Standing
 from tenants.errors import ActionRefused
-from tenants.models import ProviderToken, Tenant
+from tenants.models import ProviderToken, Tenant, VendorAccount
 from tenants.scope import all_tenants, tenant_scope
 from tests.api.conftest import client_for
 from tests.engine.vendor import Request, Vendor, serve
@@ -101,7 +101,7 @@ def test_a_token_that_works_again_ends_the_incident_and_lanes_wait_for_a_person(
 ) -> None:
     vendor.answer = lambda _: graph_error(190)
     check_token(token_id=token.pk)
-    vendor.answer = lambda _: (200, {"id": "77"})
+    vendor.answer = graph("77")
     assert check_token(token_id=token.pk) == (Standing.ACTIVE, "")
     assert state_of(token) == ("active", "")
     with all_tenants():
@@ -194,3 +194,138 @@ def test_a_tokens_secrets_are_sealed_at_rest(token: Any) -> None:
     with tenant_scope(token.tenant_id), connection.cursor() as cursor:
         cursor.execute("SELECT t::text FROM tenants_providertoken t")
         assert all(SECRET not in row for (row,) in cursor.fetchall())
+
+
+# -- accounts: proved with the vendor, not declared
+
+
+def graph(*shared: str) -> Any:
+    """Answer as Graph does to a token that these accounts are shared with."""
+
+    def answer(request: Request) -> Any:
+        _, _, object_id, *edge = request.path.partition("?")[0].split("/")
+        if object_id not in {*shared, "me"}:
+            return graph_error(100, message="Unsupported get request")
+        return (200, {"data": [{"id": "1055"}]}) if edge else (200, {"id": object_id, "name": "Acme"})
+
+    return answer
+
+
+def owners() -> dict[str, int | None]:
+    with all_tenants():
+        return dict(VendorAccount.objects.values_list("account_id", "tenant_id"))
+
+
+def claim(tenant: Tenant | None, account_id: str) -> ProviderToken:
+    with all_tenants():
+        token: ProviderToken = ProviderTokenFactory.create(tenant=tenant, config={"waba_id": account_id})
+    return token
+
+
+def test_a_check_proves_the_account_that_the_token_claims(vendor: Vendor, token: Any) -> None:
+    vendor.answer = graph("77")
+    assert check_token(token_id=token.pk) == (Standing.ACTIVE, "")
+    assert owners() == {"77": token.tenant_id}
+    assert check_token(token_id=token.pk) == (Standing.ACTIVE, ""), "again, for the same tenant"
+    assert owners() == {"77": token.tenant_id}
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [graph_error(200), graph_error(100), (200, {"id": "77"}), (200, {}), (500, {}), None],
+    ids=["no permission", "no such edge", "an object", "nothing", "HTTP 500", "cut off"],
+)
+def test_an_account_whose_numbers_the_token_may_not_read_is_not_proved(
+    vendor: Vendor, token: Any, numbers: Any
+) -> None:
+    vendor.answer = lambda request: numbers if "phone_numbers" in request.path else graph("77")(request)
+    standing, detail = check_token(token_id=token.pk)
+    assert standing is Standing.ACTIVE, "the token itself works"
+    assert "77 is not proved" in detail
+    assert state_of(token) == ("active", detail)
+    assert owners() == {}
+
+
+def test_an_account_of_another_tenant_is_not_given_away(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = graph("77")
+    check_token(token_id=token.pk)
+    for other in (claim(tenants[1], "77"), claim(None, "77")):
+        with pytest.raises(ActionRefused, match="77 belongs to another tenant") as refused:
+            check_token(token_id=other.pk)
+        assert "acme" not in str(refused.value).lower(), "whose it is stays between them and us"
+        assert state_of(other)[0] == "active"
+        assert "another tenant" in state_of(other)[1]
+    assert owners() == {"77": tenants[0].pk}
+
+
+def test_an_account_that_its_tenant_claims_no_more_can_be_proved_by_another(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = graph("77", "78")
+    check_token(token_id=token.pk)
+    with all_tenants():
+        ProviderToken.objects.filter(pk=token.pk).update(config={"waba_id": "78"})
+    check_token(token_id=claim(tenants[1], "77").pk)
+    assert owners() == {"77": tenants[1].pk}
+
+
+def test_a_dead_token_proves_nothing_and_takes_nothing_away(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = lambda _: graph_error(190)
+    check_token(token_id=token.pk)
+    assert owners() == {}
+    vendor.answer = graph("77")
+    check_token(token_id=token.pk)
+    vendor.answer = lambda _: graph_error(190)
+    check_token(token_id=token.pk)
+    assert owners() == {"77": tenants[0].pk}
+
+
+@pytest.mark.parametrize("claimed", ["me", "77/phone_numbers", "77?fields=id", "waba-77", ["77"]])
+def test_a_claim_that_is_no_account_is_refused_before_anybody_is_asked(
+    vendor: Vendor, tenants: tuple[Tenant, Tenant], claimed: Any
+) -> None:
+    token = claim(tenants[0], claimed)
+    with pytest.raises(ActionRefused, match="waba_id"):
+        check_token(token_id=token.pk)
+    assert vendor.requests == []
+
+
+def test_a_new_token_is_asked_about_once_by_itself(
+    vendor: Vendor, token: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    vendor.answer = graph("77", "102290129340398")
+    wrong = claim(tenants[1], "no-account")
+    assert check_new_tokens() == 3
+    assert owners() == {"77": tenants[0].pk, "102290129340398": tenants[1].pk}
+    assert "waba_id" in state_of(wrong)[1]
+    asked = len(vendor.requests)
+    assert check_new_tokens() == 0
+    assert len(vendor.requests) == asked
+
+
+def test_a_vendor_that_is_away_is_not_asked_all_over_again(vendor: Vendor, token: Any) -> None:
+    vendor.answer = lambda _: (503, {})
+    assert check_new_tokens() == 2
+    assert check_new_tokens() == 0
+    assert "the vendor is away" in state_of(token)[1]
+
+
+def test_the_command_names_the_platforms_own_tokens(
+    vendor: Vendor, token: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor.answer = graph("77", "78", "102290129340398")
+    own = claim(None, "78")
+    call_command("check_tokens")
+    assert f"platform  {own}  active" in capsys.readouterr().out
+    assert owners()["78"] is None
+
+
+def test_a_vendor_that_is_not_spoken_yet_is_refused(tenants: tuple[Tenant, Tenant]) -> None:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(tenant=tenants[0], provider="lime")
+    with pytest.raises(ActionRefused, match="Lime SMS is not spoken yet"):
+        check_token(token_id=token.pk)

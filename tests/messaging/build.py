@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from django.db import connection
 
 from campaigns.models import Campaign
+from engine.inbox.receipts import Received
+from messaging import statuses
 from messaging.actions import create_broadcast, create_sender, create_template
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate, Sender
-from tenants.models import ProviderToken, Tenant
+from tenants.models import ProviderToken, Tenant, VendorAccount
 
 _number = count(1)
 
@@ -23,7 +26,11 @@ def make_token(tenant: Tenant, provider: str = "whatsapp", **fields: Any) -> Pro
 
 
 def make_sender(tenant: Tenant, *, token: ProviderToken | None = None, rate: float = 80) -> Sender:
-    token = token or make_token(tenant, config={"waba_id": f"waba-{tenant.slug}"})
+    if token is None:
+        token = make_token(tenant, config={"waba_id": f"waba-{tenant.slug}"})
+        VendorAccount.objects.get_or_create(
+            provider="whatsapp", account_id=f"waba-{tenant.slug}", defaults={"tenant": tenant}
+        )
     return create_sender(
         tenant_id=tenant.pk,
         provider_token_id=token.pk,
@@ -96,3 +103,8 @@ def settle(broadcast: Broadcast, state: str, n: int | None = None, position: int
     ).order_by("pk")
     ids = list(rows.values_list("pk", flat=True)[:n])
     return Message.objects.filter(pk__in=ids).update(state=state, **fields)
+
+
+def apply_whatsapp(bodies: Sequence[bytes], *, signer: Tenant | None = None) -> int:
+    """Apply webhooks as the events queue does: signed by the platform's app, or by a tenant's own."""
+    return statuses.apply_whatsapp([Received(body, signer and signer.pk) for body in bodies])

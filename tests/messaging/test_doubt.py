@@ -27,12 +27,19 @@ from messaging.actions import (
     update_sender,
 )
 from messaging.models import Broadcast, Message, Sender
-from messaging.statuses import apply_whatsapp
 from messaging.watch import long_in_doubt
 from tenants.actions import create_api_key
 from tenants.errors import ActionRefused
 from tenants.models import Tenant
-from tests.messaging.build import make_broadcast, make_contacts, make_token, settle, states, step_states
+from tests.messaging.build import (
+    apply_whatsapp,
+    make_broadcast,
+    make_contacts,
+    make_token,
+    settle,
+    states,
+    step_states,
+)
 from tests.messaging.test_statuses import end_state, send, status, webhook
 
 

@@ -24,9 +24,8 @@ from messaging.actions import (
     retry_failed,
 )
 from messaging.models import Broadcast, Message
-from messaging.statuses import apply_whatsapp
 from tenants.models import Tenant
-from tests.messaging.build import make_broadcast, make_contacts
+from tests.messaging.build import apply_whatsapp, make_broadcast, make_contacts
 from tests.messaging.test_statuses import status, webhook
 from tests.messaging.test_two_at_once import WAITING_FOR_US, acme, at_once
 

@@ -14,9 +14,15 @@ from engine.models import Incident, Lane
 from messaging.actions import launch_broadcast, suppress
 from messaging.models import Broadcast, Correspondent, Message, MessageTemplate, Sender, Suppression
 from messaging.notices import phones_of
-from messaging.statuses import apply_whatsapp
 from tenants.models import Tenant
-from tests.messaging.build import make_broadcast, make_contacts, make_sender, make_template, step_states
+from tests.messaging.build import (
+    apply_whatsapp,
+    make_broadcast,
+    make_contacts,
+    make_sender,
+    make_template,
+    step_states,
+)
 
 T0 = 1_790_000_000
 ANN = "491510000001"
@@ -248,6 +254,13 @@ def test_a_restricted_account_stops_everything_on_it(acme: Tenant, globex: Tenan
     assert Lane.objects.get(pk=ours.sender.lane_id).pause_reason == "spam"
     assert Incident.objects.filter(kind="account_restricted", tenant=acme).count() == 1
     assert not Incident.objects.filter(tenant=globex).exists()
+
+    apply_whatsapp(
+        [change("account_update", {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"}})]
+    )
+    assert not Incident.objects.filter(kind="account_restricted", ended_at=None).exists()
+    ours.refresh_from_db()
+    assert ours.state == "paused", "nothing that the vendor stopped resumes by itself"
 
 
 def test_good_news_of_an_account_stops_nothing(acme: Tenant) -> None:

@@ -17,9 +17,8 @@ from engine.store.settlements import Settle, Settlement
 from messaging.actions import launch_broadcast, resolve_in_doubt, retry_failed
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate, Suppression
 from messaging.processor import MessageProcessor
-from messaging.statuses import apply_whatsapp
 from tenants.models import ProviderToken, Tenant
-from tests.messaging.build import make_broadcast, make_contacts, make_template, settle, states
+from tests.messaging.build import apply_whatsapp, make_broadcast, make_contacts, make_template, settle, states
 
 T0 = 1_790_000_000
 

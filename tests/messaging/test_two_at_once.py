@@ -21,11 +21,18 @@ from messaging.actions import (
     retry_failed,
 )
 from messaging.models import Broadcast, Message, MessageTally
-from messaging.statuses import apply_whatsapp
 from tenants.errors import ActionRefused
 from tenants.models import Tenant
 from tenants.scope import all_tenants
-from tests.messaging.build import make_broadcast, make_contacts, make_template, settle, states, step_states
+from tests.messaging.build import (
+    apply_whatsapp,
+    make_broadcast,
+    make_contacts,
+    make_template,
+    settle,
+    states,
+    step_states,
+)
 
 N = 300
 WAITING_FOR_US = """

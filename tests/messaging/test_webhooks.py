@@ -11,14 +11,13 @@ from django.conf import settings
 from django.test import Client
 from django_q.models import OrmQ
 
+from config.webhooks import secrets
 from engine.clock.tasks import run_queue
 from engine.models import Receipt
 from messaging.actions import launch_broadcast
 from messaging.models import Message
-from messaging.webhooks import tenant_apps, verify_whatsapp
-from providers.base import BadSignature
 from providers.whatsapp import sign
-from tenants.models import Tenant
+from tenants.models import ProviderToken, Tenant
 from tests.messaging.build import make_broadcast, make_contacts, make_sender, make_token
 
 URL = "/webhooks/whatsapp/"
@@ -26,9 +25,9 @@ URL = "/webhooks/whatsapp/"
 
 @pytest.fixture(autouse=True)
 def _no_memory() -> Iterator[None]:
-    tenant_apps.forget()
+    secrets.forget()
     yield
-    tenant_apps.forget()
+    secrets.forget()
 
 
 def about(waba: str, *numbers: str) -> bytes:
@@ -89,26 +88,55 @@ def test_a_webhook_that_is_too_large_is_refused(acme: Tenant, client: Client) ->
     assert not Receipt.objects.exists()
 
 
-def test_a_tenants_own_app_speaks_of_its_own_numbers_only(acme: Tenant, globex: Tenant) -> None:
-    ours, theirs = own_app(acme, "secret of acme"), own_app(globex, "secret of globex")
-    cases = [
-        (about("waba-acme", ours), "secret of acme", True),
-        (about("waba-globex", theirs), "secret of globex", True),
-        (about("waba-acme", theirs), "secret of acme", False),
-        (about("waba-globex", theirs), "secret of acme", False),
-        (about("waba-globex"), "secret of acme", False),
-        (about("waba-acme", ours, theirs), "secret of acme", False),
-        (b"[]", "secret of acme", False),
-        (b'{"entry":[{"id":"waba-acme","changes":[null]}]}', "secret of acme", False),
-        (b"nonsense", "secret of acme", False),
-        (about("waba-globex", theirs), settings.META_APP_SECRET, True),
-    ]
-    for body, secret, fits in cases:
-        if fits:
-            verify_whatsapp(body, sign(body, secret))
-        else:
-            with pytest.raises(BadSignature):
-                verify_whatsapp(body, sign(body, secret))
+def test_what_a_tenants_own_app_signs_is_stored_for_that_tenant(
+    acme: Tenant, globex: Tenant, client: Client
+) -> None:
+    own_app(acme, "secret of acme")
+    own_app(globex, "secret of globex")
+    body = about("waba-acme", "1")
+    for secret in ("secret of acme", "secret of globex", settings.META_APP_SECRET):
+        assert post(client, body, sign(body, secret)).status_code == 200
+    assert post(client, body, sign(body, "guess")).status_code == 403
+    stored = list(Receipt.objects.order_by("id").values_list("tenant_id", "size"))
+    assert stored == [(tenant_id, len(body)) for tenant_id in (acme.pk, globex.pk, None)]
+
+
+def test_an_app_that_two_tenants_share_speaks_for_both(acme: Tenant, globex: Tenant, client: Client) -> None:
+    own_app(acme, "one secret")
+    own_app(globex, "one secret")
+    body = about("waba-acme", "1")
+    assert post(client, body, sign(body, "one secret")).status_code == 200
+    assert set(Receipt.objects.values_list("tenant_id", flat=True)) == {acme.pk, globex.pk}
+
+
+def test_a_secret_that_no_key_opens_keeps_nobody_else_out(
+    acme: Tenant, globex: Tenant, client: Client
+) -> None:
+    own_app(acme, "secret of acme")
+    own_app(globex, "secret of globex")
+    ProviderToken.objects.filter(tenant=acme).update(sealed_config="spoiled")
+    body = about("waba-globex", "1")
+    assert post(client, body, sign(body, "secret of globex")).status_code == 200
+    assert post(client, body, sign(body, "secret of acme")).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["lime/", "nobody/", "lime/secret/", "", "whatsapp"])
+def test_only_vendors_that_post_have_an_address(db: None, client: Client, path: str) -> None:
+    assert client.post(f"/webhooks/{path}", b"{}", content_type="application/json").status_code == (
+        403 if path == "whatsapp" else 404
+    )
+
+
+def test_there_is_nothing_below_an_address_without_a_secret_in_it(db: None, client: Client) -> None:
+    body = about("1")
+    headers = {"X-Hub-Signature-256": sign(body, settings.META_APP_SECRET)}
+    answer = client.post(f"{URL}more/", body, content_type="application/json", headers=headers)
+    assert answer.status_code == 403
+
+
+def test_other_methods_are_none(db: None, client: Client) -> None:
+    answer = client.put(URL, b"{}", content_type="application/json")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
 
 
 def test_meta_is_greeted_with_any_agreed_token(acme: Tenant, client: Client) -> None:
@@ -122,5 +150,6 @@ def test_meta_is_greeted_with_any_agreed_token(acme: Tenant, client: Client) -> 
         asked = {"hub.mode": "subscribe", "hub.challenge": "11<b>", "hub.verify_token": token}
         answer = client.get(URL, asked)
         assert answer.status_code == status
-        assert answer.headers["Content-Type"].startswith("text/plain")
+        kind = "text/plain" if status == 200 else "application/problem+json"
+        assert answer.headers["Content-Type"].startswith(kind)
         assert (answer.content == b"11<b>") is (status == 200)

@@ -1,4 +1,6 @@
-"""What every provider must hold to, whatever its vendor says. A new one is one entry in `PROVIDERS`.
+"""What every provider must hold to, whatever its vendor says.
+
+A new one is one entry in `PROVIDERS`, and in the tables of `test_registry.py` for its tokens and webhooks.
 
 Providers whose calls only read (a page of comments) may call again what was lost; those that send must
 not. Everything else is the same for all.

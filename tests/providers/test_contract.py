@@ -12,23 +12,17 @@ from providers.base import (
     InDoubt,
     Lost,
     Pending,
-    ProviderError,
     Reply,
     Retry,
     Throttled,
     Unsent,
     exchange,
-    load,
 )
 from tests.providers.contract import PROVIDERS, SECRET, Spoken
+from tests.providers.fit import unfit
 
 EVERY = pytest.mark.parametrize("spoken", PROVIDERS, ids=str)
 OUTCOMES = (Done, Pending, Retry, Throttled, Failed, InDoubt, Hold)
-
-
-@EVERY
-def test_its_name_loads_it(spoken: Spoken) -> None:
-    assert load(spoken.name).__name__.startswith("providers.")
 
 
 @EVERY
@@ -102,6 +96,17 @@ def test_no_call_and_no_stored_exchange_shows_a_secret(spoken: Spoken) -> None:
 
 
 @EVERY
+def test_no_outcome_holds_what_postgresql_or_people_cannot_take(spoken: Spoken) -> None:
+    for words in ("no\0t", "\x1b[31mred", "\x85", "w" * 9_000):
+        for code in (1, 4, 100, 190, 987654, "13\x001"):
+            assert not unfit(spoken.read(Reply(400, {}, spoken.error(code, words))))
+    lone = spoken.error(987654, "HERE").replace(b"HERE", b"\\ud800")
+    assert not unfit(spoken.read(Reply(400, {}, lone)))
+    for response in (Unsent("no\0 route \udc80"), Lost("reset\0")):
+        assert not unfit(spoken.read(response))
+
+
+@EVERY
 def test_every_vendor_word_is_kept_short(spoken: Spoken) -> None:
     outcome = spoken.read(Reply(400, {}, spoken.error(987654, "long " * 10_000)))
     assert len(repr(outcome)) < 2_000
@@ -113,11 +118,3 @@ def test_an_exchange_is_redacted_before_it_is_cut() -> None:
     assert record["url"] == "https://x.invalid/?key=***"
     assert record["headers"] == {"X-Key": "***"}
     assert record["body"] == record["reply"]["body"] == "12345678**"
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [("lime", "not spoken yet"), ("whatsap", "no provider"), ("../os", "no provider")]
-)
-def test_a_provider_that_cannot_be_loaded_says_so(name: str, words: str) -> None:
-    with pytest.raises(ProviderError, match=words):
-        load(name)

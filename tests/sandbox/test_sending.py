@@ -10,6 +10,7 @@ import pytest
 
 from providers.base import Done, Failed, Hold, InDoubt, Lost, Reply, Retry, Standing, Throttled
 from providers.http import send_now
+from providers.registry import load_provider
 from providers.whatsapp import (
     Template,
     check_token,
@@ -102,6 +103,18 @@ def test_tokens_that_are_dead_missing_or_spent(send):
     assert spent.after.total_seconds() == 60
     assert bare.status_code == 401
     assert stood == [Standing.ACTIVE, Standing.REVOKED, Standing.THROTTLED]
+
+
+def test_an_account_is_proved_unless_it_is_shared_with_nobody():
+    whatsapp = load_provider("whatsapp")
+    with running(SandboxConfig(latency_ms=(0, 0), foreign_accounts=frozenset({"888"}))) as vendor:
+        where: dict[str, Any] = {"base_url": vendor.url, "version": "v25.0", "token": "t0k"}
+        for account_id, proved in (("777", True), ("888", False)):
+            calls = whatsapp.prove_account(**where, account_id=account_id)
+            proof = whatsapp.read_proof(
+                [send_now(call) for call in calls], account_id=account_id, secrets=("t0k",)
+            )
+            assert (proof.account_id, proof.proved) == (account_id, proved)
 
 
 def test_each_number_has_its_own_limit_in_any_second(send, stats):

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from providers import whatsapp
-from providers.base import InDoubt, Lost, Reply, Retry, Unsent
+from providers.base import InDoubt, Lost, Reply, Retry, Unsent, Usage
 
 CASES = json.loads((Path(__file__).parents[1] / "testdata/whatsapp/sends.json").read_text())
 
@@ -136,3 +136,29 @@ def test_the_groups_for_the_layers_above():
 def test_used_up_allowances_are_read_from_the_headers(headers, minutes):
     wait = whatsapp.exhausted(Reply(200, headers))
     assert wait == (timedelta(minutes=minutes) if minutes else None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "usage"),
+    [
+        ({}, None),
+        ({"x-app-usage": "nonsense", "x-business-use-case-usage": "[1]"}, None),
+        ({"x-app-usage": '{"call_count":"28"}'}, None),
+        ({"x-app-usage": '{"call_count":28,"total_time":45,"total_cputime":true}'}, Usage("calls", 0.45)),
+        ({"x-app-usage": '{"call_count":120}'}, Usage("calls", 1.2)),
+        (
+            {
+                "x-app-usage": '{"call_count":28}',
+                "x-business-use-case-usage": '{"1":[{"call_count":97,"estimated_time_to_regain_access":3}],'
+                '"2":[{"call_count":9,"estimated_time_to_regain_access":12}]}',
+            },
+            Usage("calls", 0.97, regain_after=timedelta(minutes=12)),
+        ),
+        (
+            {"x-business-use-case-usage": '{"1":{"estimated_time_to_regain_access":1e99}}'},
+            Usage("calls", regain_after=timedelta(days=1)),
+        ),
+    ],
+)
+def test_the_share_that_is_used_is_read_from_the_headers(headers, usage):
+    assert whatsapp.read_usage(Reply(200, headers)) == usage

@@ -46,7 +46,7 @@ EVENTS = {
         StatusUpdate("wamid.C", "played", at(3), "15550003333", None, NUMBER, "", "", "", "service", False),
     ],
     "inbound": [
-        InboundMessage("wamid.I1", at(10), "4915112345678", "DE.123", "text", "STOP", "", "", NUMBER),
+        InboundMessage("wamid.I1", at(10), "4915112345678", "DE.123", "text", "STOP", "", "", NUMBER, WABA),
         InboundMessage(
             "wamid.I2",
             at(11),
@@ -57,10 +57,13 @@ EVENTS = {
             "optout",
             "wamid.A",
             NUMBER,
+            WABA,
         ),
-        InboundMessage("wamid.I3", at(12), "15550002222", "", "interactive", "Tomorrow", "row-2", "", NUMBER),
-        InboundMessage("wamid.I4", at(13), "15550002222", "", "image", "", "", "", NUMBER),
-        InboundMessage("wamid.I5", at(14), "", "US.9", "text", "hi there", "", "", NUMBER),
+        InboundMessage(
+            "wamid.I3", at(12), "15550002222", "", "interactive", "Tomorrow", "row-2", "", NUMBER, WABA
+        ),
+        InboundMessage("wamid.I4", at(13), "15550002222", "", "image", "", "", "", NUMBER, WABA),
+        InboundMessage("wamid.I5", at(14), "", "US.9", "text", "hi there", "", "", NUMBER, WABA),
     ],
     "template_paused": [TemplateStatus(WABA, "594425479261596", "offer", "en_US", "PAUSED", "", at(0))],
     "template_quality": [
@@ -82,8 +85,8 @@ EVENTS = {
         account("VERIFIED_ACCOUNT", "15550001111"),
     ],
     "user_preferences": [
-        UserPreference("4915112345678", "", "marketing_messages", "stop", NUMBER, at(20)),
-        UserPreference("", "US.9", "marketing_messages", "resume", NUMBER, at(21)),
+        UserPreference("4915112345678", "", "marketing_messages", "stop", NUMBER, at(20), WABA),
+        UserPreference("", "US.9", "marketing_messages", "resume", NUMBER, at(21), WABA),
         Unknown("user_preferences", {"category": "marketing_messages", "value": "stop"}),
     ],
     "strange": [

@@ -1,0 +1,1 @@
+"""What Meta's APIs (WhatsApp, Facebook, Instagram) share: Graph's envelope, usage headers, webhooks."""
