@@ -218,6 +218,12 @@ def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: 
                 template=template,
                 share=100,
                 state=BroadcastStep.State.RUNNING,
+                frozen={
+                    "name": template.name,
+                    "language": template.language,
+                    "category": template.category,
+                    "components": template.components,
+                },
             )
             for broadcast, template in zip(broadcasts, templates, strict=True)
         )

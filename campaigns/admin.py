@@ -94,7 +94,8 @@ class ContactForm(TenantModelForm):
         return _clean(self, "timezone", contact_rows.check_time_zone)
 
     def clean_attributes(self) -> Any:
-        value = self.cleaned_data.get("attributes") or {}
+        value = self.cleaned_data.get("attributes")
+        value = {} if value is None else value
         try:
             return contact_rows.check_attributes(value)
         except ValueError as error:
@@ -162,7 +163,8 @@ class ContactAdmin(ImportMixin, TenantModelAdmin):
 
 class SegmentForm(TenantModelForm):
     def clean_rules(self) -> Any:
-        rules = self.cleaned_data.get("rules") or {}
+        rules = self.cleaned_data.get("rules")
+        rules = {} if rules is None else rules
         try:
             check_rules(rules)
         except RulesRefused as refused:

@@ -134,11 +134,12 @@ def check_attributes(value: object) -> dict[str, Any]:
     for key, item in value.items():
         if not isinstance(key, str) or not key.strip() or len(key) > MAX_ATTRIBUTE_KEY or _unstorable(key):
             raise Unusable(f"a key must be 1 to {MAX_ATTRIBUTE_KEY} characters")
-        _check_value(key, item, MAX_ATTRIBUTE_DEPTH)
+        check_json(key, item)
     return dict(value)
 
 
-def _check_value(key: str, value: object, depth: int) -> None:
+def check_json(key: str, value: object, depth: int = MAX_ATTRIBUTE_DEPTH) -> None:
+    """Raise `Unusable` for a value that PostgreSQL's jsonb cannot hold, or that is too long or too deep."""
     if isinstance(value, str):
         if len(value) > MAX_ATTRIBUTE_TEXT:
             raise Unusable(f"{key} is longer than {MAX_ATTRIBUTE_TEXT} characters")
@@ -154,7 +155,7 @@ def _check_value(key: str, value: object, depth: int) -> None:
         if len(value) > MAX_ATTRIBUTES:
             raise Unusable(f"{key} holds more than {MAX_ATTRIBUTES} values")
         for item in (*value.keys(), *value.values()) if isinstance(value, Mapping) else value:
-            _check_value(key, item, depth - 1)
+            check_json(key, item, depth - 1)
     elif value is not None and not isinstance(value, bool | int | float):
         raise Unusable(f"{key} is not a JSON value")
 

@@ -6,6 +6,7 @@ from django.db import models
 from django.utils.timezone import now
 
 from campaigns.querysets import ContactQuerySet
+from tenants.json_columns import json_is
 from tenants.scope import TenantManager, TenantOwned
 
 
@@ -62,6 +63,9 @@ class Contact(TenantOwned):
         constraints = [
             models.UniqueConstraint(fields=["tenant", "external_id"], name="contact_external_id_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="contact_of_tenant"),
+            models.CheckConstraint(
+                condition=json_is("attributes", "object"), name="contact_attributes_are_an_object"
+            ),
         ]
         indexes = [
             # webhooks and suppressions find a person by phone; e-mail attributes clicks
@@ -121,6 +125,7 @@ class Segment(TenantOwned):
         constraints = [
             models.UniqueConstraint(fields=["tenant", "id"], name="segment_of_tenant"),
             models.UniqueConstraint(fields=["tenant", "name"], name="segment_name_once"),
+            models.CheckConstraint(condition=json_is("rules", "object"), name="segment_rules_are_an_object"),
         ]
 
     def __str__(self) -> str:

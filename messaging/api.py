@@ -25,6 +25,8 @@ from messaging.serializers import (
     MessageSerializer,
     PreflightSerializer,
     ProgressSerializer,
+    ResendSerializer,
+    ResentSerializer,
     RetriedSerializer,
     SenderSerializer,
     SuppressionSerializer,
@@ -118,6 +120,15 @@ class BroadcastViewSet(TenantModelViewSet):
         """Queue again what failed for a reason that may have passed. Never what is in doubt."""
         retried = actions.retry_failed(broadcast_id=self.get_object().pk)
         return Response(RetriedSerializer({"retried": retried}).data)
+
+    @extend_schema(request=ResendSerializer, responses=ResentSerializer)
+    @action(detail=True, methods=["post"], url_path="resend-in-doubt")
+    def resend_in_doubt(self, request: Request, pk: str) -> Response:
+        """Queue again what has been in doubt for so many minutes. Whoever got one after all gets it twice."""
+        asked = ResendSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        resent = actions.resend_in_doubt(broadcast_id=self.get_object().pk, **asked.validated_data)
+        return Response(ResentSerializer({"resent": resent}).data)
 
     @extend_schema(responses=ProgressSerializer)
     @action(detail=True, methods=["get"])

@@ -17,11 +17,9 @@ from django.db.backends.utils import CursorWrapper
 
 from campaigns.models import Contact, Segment
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate, Suppression
+from messaging.schemas import FIELDS
 
 Sql = tuple[str, list[Any]]
-
-FIELDS: Final = ("name", "phone", "email", "external_id")
-"""Columns of a contact that a variable may stand for; the others are `attributes.<key>`."""
 
 NO_PHONE, SUPPRESSED, OPTED_OUT = "no_phone", "suppressed", "opted_out_of_marketing"
 MISSING_VARIABLES, DUPLICATE_PHONE = "missing_variables", "duplicate_phone"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from campaigns.models import Campaign, Contact
 from engine.models import Lane, QueueItem
 from messaging.querysets import BroadcastQuerySet, MessageQuerySet
+from tenants.json_columns import json_is
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import TenantManager, TenantOwned
 
@@ -31,6 +33,14 @@ class Sender(TenantOwned):
     )
     label = models.CharField(max_length=100, blank=True)
     rate_per_second = models.FloatField(default=80)
+    in_doubt_minutes = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="After so many minutes without any word of the vendor, a message in doubt counts as not "
+        "sent and is sent again, at most twice. Whoever got the first one then gets it twice. Empty (as it "
+        "should be unless missing one is worse): a person decides. 5 minutes to 7 days; statuses normally "
+        "come within seconds.",
+    )
     quality = models.CharField(max_length=16, blank=True, editable=False)
     lane = models.OneToOneField(
         Lane, on_delete=models.PROTECT, related_name="sender", db_constraint=False, editable=False
@@ -43,6 +53,12 @@ class Sender(TenantOwned):
             models.UniqueConstraint(fields=["kind", "address"], name="sender_address_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="sender_of_tenant"),
             models.CheckConstraint(condition=Q(rate_per_second__gt=0), name="sender_rate_positive"),
+            models.CheckConstraint(
+                condition=Q(in_doubt_minutes__isnull=True)
+                | Q(in_doubt_minutes__gte=5, in_doubt_minutes__lte=10080),
+                name="sender_doubts_for_a_while",
+                violation_error_message="Write 5 to 10,080 minutes (7 days), or leave it empty.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -93,6 +109,12 @@ class MessageTemplate(TenantOwned):
         constraints = [
             models.UniqueConstraint(fields=["tenant", "name", "language"], name="template_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="template_of_tenant"),
+            models.CheckConstraint(
+                condition=json_is("variables", "array"), name="template_variables_are_a_list"
+            ),
+            models.CheckConstraint(
+                condition=json_is("components", "array"), name="template_components_are_a_list"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -117,6 +139,7 @@ class Broadcast(TenantOwned):
         TOKEN = "token"  # noqa: S105 - why it paused, no secret
         BILLING = "billing"
         TEMPLATE = "template"
+        FAULT = "fault", "fault (our own code failed)"
 
     campaign = models.ForeignKey(
         Campaign, on_delete=models.PROTECT, related_name="broadcasts", db_constraint=False
@@ -148,6 +171,9 @@ class Broadcast(TenantOwned):
                 condition=Q(state="paused") & ~Q(pause_reason="") | ~Q(state="paused") & Q(pause_reason=""),
                 name="broadcast_paused_for_a_reason",
             ),
+            models.CheckConstraint(
+                condition=json_is("audience", "object"), name="broadcast_audience_is_an_object"
+            ),
         ]
         indexes = [
             # the minute's tick launches what is due
@@ -159,7 +185,12 @@ class Broadcast(TenantOwned):
 
 
 class BroadcastStep(TenantOwned):
-    """One template of a broadcast and its share of the audience. Steps go out one after the other."""
+    """One template of a broadcast and its share of the audience. Steps go out one after the other.
+
+    `frozen` is what the launch found, and all that is read of the template from then on:
+    `{"name": str, "language": str, "category": str, "components": list[dict]}`, components as in
+    `schemas.components_of`. `{}` until the launch.
+    """
 
     class State(models.TextChoices):
         WAITING = "waiting"
@@ -177,6 +208,12 @@ class BroadcastStep(TenantOwned):
     share = models.PositiveSmallIntegerField(help_text="Percent of the audience.")
     state = models.CharField(max_length=8, choices=State, default=State.WAITING, editable=False)
     pause_detail = models.TextField(blank=True, editable=False)
+    frozen = models.JSONField(
+        default=dict,
+        db_default=Value({}, models.JSONField()),  # for rows that older code writes
+        editable=False,
+        help_text="The template as it was at launch: this is what is sent.",
+    )
     watch = models.JSONField(
         default=dict,
         editable=False,
@@ -189,6 +226,7 @@ class BroadcastStep(TenantOwned):
             models.UniqueConstraint(fields=["broadcast", "position"], name="step_position_once"),
             models.UniqueConstraint(fields=["tenant", "id"], name="step_of_tenant"),
             models.CheckConstraint(condition=Q(share__gte=1, share__lte=100), name="step_share_is_percent"),
+            models.CheckConstraint(condition=json_is("frozen", "object"), name="step_frozen_is_an_object"),
         ]
 
     def __str__(self) -> str:
@@ -241,6 +279,12 @@ class Message(QueueItem):
     delivered_at = models.DateTimeField(null=True, blank=True)
     read_at = models.DateTimeField(null=True, blank=True)
     failed_at = models.DateTimeField(null=True, blank=True)
+    dismissed = ArrayField(
+        models.UUIDField(),
+        null=True,
+        editable=False,
+        help_text="Attempts that the vendor failed and that were tried again: its late word changes nothing.",
+    )
     created_at = models.DateTimeField(default=now, editable=False)
 
     state = models.CharField(max_length=16, choices=State, default=State.QUEUED)

@@ -31,10 +31,11 @@ from engine.processor import (
 )
 from messaging.actions import advance_broadcast, hold_broadcasts, refuse_after_failures, suppress
 from messaging.models import BroadcastStep, Message, MessageTemplate, Suppression
+from messaging.querysets import RUNNABLE
 from providers import whatsapp
 
-FRESH_SECONDS = 5.0
-"""How long what is known of a step may be kept between claims."""
+KEPT_SECONDS = 60.0
+"""How long what is known of a step is kept: so that a process does not remember every step it ever sent."""
 
 State = Message.State
 Channel = Suppression.Channel
@@ -42,7 +43,7 @@ Channel = Suppression.Channel
 
 @dataclass(slots=True, frozen=True)
 class StepFacts:
-    """What all messages of a step have in common."""
+    """What all messages of a step have in common, as it was frozen at launch."""
 
     template: str
     language: str
@@ -59,11 +60,7 @@ class MessageProcessor(Processor):
     columns = ("phone", "parameters")
     results = {"wamid": "text", "vendor_status": "text"}
     flow = "step_id"
-    runnable = """{flow} IN (
-        SELECT s.id FROM messaging_broadcaststep AS s
-          JOIN messaging_broadcast AS b ON b.id = s.broadcast_id AND b.state = 'running'
-          JOIN messaging_messagetemplate AS t ON t.id = s.template_id AND t.state = 'approved'
-         WHERE s.state = 'running')"""
+    runnable = RUNNABLE
     stale = Stale.IN_DOUBT
     done_state = State.ACCEPTED.value
     failed_state = State.FAILED.value
@@ -76,9 +73,9 @@ class MessageProcessor(Processor):
 
     # -- the database's part ---------------------------------------------------------------
     def load_steps(self, step_ids: set[int]) -> None:
-        """Load what is not known, and all of it anew after `FRESH_SECONDS`: a template may have changed."""
+        """Load what is not known; what a launch froze does not change, and is forgotten now and then."""
         now = time.monotonic()
-        if now - self.steps_from > FRESH_SECONDS:
+        if now - self.steps_from > KEPT_SECONDS:
             self.steps, self.steps_from = {}, now
         if unknown := step_ids - self.steps.keys():
             self.steps = self.steps | _load_steps(unknown)
@@ -174,17 +171,16 @@ def _components(step: StepFacts, parameters: str | list[str]) -> list[Mapping[st
 
 
 def _load_steps(step_ids: set[int]) -> dict[int, StepFacts]:
-    steps = BroadcastStep.objects.filter(pk__in=step_ids).select_related("template")
-    return {step.pk: _facts(step) for step in steps}
+    steps = BroadcastStep.objects.filter(pk__in=step_ids).values_list("pk", "frozen")
+    return {step_id: _facts(frozen) for step_id, frozen in steps}
 
 
-def _facts(step: BroadcastStep) -> StepFacts:
-    template = step.template
+def _facts(frozen: Mapping[str, Any]) -> StepFacts:
     return StepFacts(
-        template=template.name,
-        language=template.language,
-        components=tuple(template.components),
-        marketing=template.category == MessageTemplate.Category.MARKETING,
+        template=frozen["name"],
+        language=frozen["language"],
+        components=tuple(frozen["components"]),
+        marketing=frozen["category"] == MessageTemplate.Category.MARKETING,
     )
 
 

@@ -8,9 +8,13 @@ from typing import Any, Final
 
 from django.db import connection
 
+from campaigns.models import Campaign
+from engine.models import Lane
 from messaging.models import Broadcast, BroadcastStep, Message
+from tenants.models import Tenant
 
 RATE_SECONDS: Final = 10
+_HOLDERS: Final = ("broadcast__tenant", "broadcast__campaign", "broadcast__sender__lane")
 _SHOWN: Final = (
     "queued",
     "sending",
@@ -53,12 +57,29 @@ def progress_of_many(broadcasts: Sequence[Broadcast]) -> dict[int, dict[str, Any
             if state in Message.ON_ITS_WAY:
                 recent[broadcast_id] += n_recent
     steps: dict[int, list[BroadcastStep]] = defaultdict(list)
-    for step in BroadcastStep.objects.filter(broadcast_id__in=ids).select_related("template"):
+    found = BroadcastStep.objects.filter(broadcast_id__in=ids).select_related("template", *_HOLDERS)
+    for step in found:
         steps[step.broadcast_id].append(step)
     return {
         broadcast.pk: _document(broadcast, steps[broadcast.pk], tallies, recent[broadcast.pk])
         for broadcast in broadcasts
     }
+
+
+def held_by(broadcast: Broadcast) -> str:
+    """Say what keeps a running broadcast from going out although nobody has paused it; "" for nothing."""
+    if broadcast.state != Broadcast.State.RUNNING:
+        return ""
+    lane, campaign = broadcast.sender.lane, broadcast.campaign
+    if broadcast.tenant.state != Tenant.State.ACTIVE:
+        return "the tenant is suspended"
+    if campaign.state in (Campaign.State.PAUSED, Campaign.State.COMPLETED):
+        return f"its campaign is {campaign.state}"
+    if lane.paused_at:
+        return f"its sender is held ({lane.pause_reason or 'operator'})"
+    if lane.breaker == Lane.Breaker.OPEN:
+        return "its sender rests: the vendor refuses or does not answer"
+    return ""
 
 
 def _document(
@@ -68,7 +89,7 @@ def _document(
         {
             "position": step.position,
             "template": step.template_id,
-            "name": step.template.name,
+            "name": step.frozen.get("name") or step.template.name,
             "share": step.share,
             "state": step.state,
             "pause_detail": step.pause_detail,
@@ -77,15 +98,17 @@ def _document(
         for step in sorted(steps, key=lambda step: step.position)
     ]
     counts = _counts([tallies[step.pk] for step in steps])
+    held = held_by(steps[0].broadcast) if steps and broadcast.state == Broadcast.State.RUNNING else ""
     rate = max(recent, 0) / RATE_SECONDS
     left = counts["queued"] + counts["sending"]
     return {
         "state": broadcast.state,
         "pause_reason": broadcast.pause_reason,
         "pause_detail": broadcast.pause_detail,
+        "held_by": held,
         **counts,
         "rate_per_second": round(rate, 1),
-        "eta_seconds": _eta(broadcast, left, rate),
+        "eta_seconds": None if held and left else _eta(broadcast, left, rate),
         "excluded": broadcast.excluded,
         "steps": rows,
     }

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from campaigns.models import Contact
 from campaigns.phones import NotAPhoneNumber, normalise
-from messaging import actions
+from messaging import actions, schemas
 from messaging.models import Broadcast, Message, MessageTemplate, Sender, Suppression
 from tenants.api.serializers import ScopedRelatedField, StrictSerializer, TenantSerializer
 from tenants.scope import current_scope
@@ -31,6 +31,7 @@ class SenderSerializer(TenantSerializer):
             "label",
             "display_number",
             "rate_per_second",
+            "in_doubt_minutes",
             "quality",
             "created_at",
         ]
@@ -49,12 +50,15 @@ class TemplateSerializer(TenantSerializer):
     variables = serializers.ListField(
         child=serializers.JSONField(),
         required=False,
-        max_length=100,
+        max_length=schemas.MOST_VARIABLES,
         help_text='Each "name", "phone", "email", "external_id" or "attributes.<key>", '
         'or {"from": one of these, "default": text}.',
     )
     components = serializers.ListField(
-        child=serializers.DictField(), required=False, max_length=20, help_text="Header and buttons, as sent."
+        child=serializers.DictField(),
+        required=False,
+        max_length=schemas.MOST_COMPONENTS,
+        help_text=f"Beside the body, as sent. Each has its type: {', '.join(schemas.COMPONENT_TYPES)}.",
     )
 
     class Meta:
@@ -175,6 +179,7 @@ class MessageSerializer(TenantSerializer):
             "delivered_at",
             "read_at",
             "failed_at",
+            "in_doubt_at",
             "created_at",
         ]
         read_only_fields = fields
@@ -241,6 +246,18 @@ class RetriedSerializer(serializers.Serializer[Any]):
     retried = serializers.IntegerField()
 
 
+class ResendSerializer(StrictSerializer):
+    older_than_minutes = serializers.IntegerField(
+        min_value=1,
+        max_value=actions.LONGEST_MINUTES,
+        help_text="How long they have been in doubt. Whoever got one of them after all gets it twice.",
+    )
+
+
+class ResentSerializer(serializers.Serializer[Any]):
+    resent = serializers.IntegerField()
+
+
 class PreflightStepSerializer(serializers.Serializer[Any]):
     position = serializers.IntegerField()
     template = serializers.IntegerField()
@@ -289,6 +306,9 @@ class ProgressStepSerializer(CountsSerializer):
 
 class ProgressSerializer(CountsSerializer):
     pause_reason = serializers.CharField()
+    held_by = serializers.CharField(
+        help_text="What keeps a running broadcast from going out although nobody has paused it, or empty."
+    )
     rate_per_second = serializers.FloatField()
     eta_seconds = serializers.IntegerField(allow_null=True)
     excluded = serializers.DictField(child=serializers.IntegerField())

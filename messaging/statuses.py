@@ -3,6 +3,10 @@
 The same end state is reached in whatever order statuses come and however often: every time column keeps
 the earliest time told, the state is the strongest told, and a failure counts only for the attempt that
 the message is at (a late copy of an older one must not undo its retry).
+
+A message that waits to be sent again, because its earlier attempt was in doubt, is settled by a status which
+proves that the earlier one went out: it takes that attempt back and does not leave again. Attempts that are
+known to have failed (`Message.dismissed`) prove nothing of the kind.
 """
 
 from __future__ import annotations
@@ -94,11 +98,12 @@ WITH told AS (
         AS t (row_id, told_attempt, address, told_wamid, sent, delivered, read, failed, code, detail)
 ), locked AS (
     SELECT m.id, m.state, m.wamid, m.accepted_at, m.sent_at, m.delivered_at, m.read_at,
-           m.error_code, m.error_detail, t.*,
+           m.error_code, m.error_detail, m.attempt, m.dismissed, t.*,
            m.failed_at AS kept_failed_at,
            -- an operator's word is no failure that the vendor has told
            CASE WHEN m.state <> 'failed' OR m.error_code <> 'not_sent' THEN m.failed_at END AS failed_at,
-           (t.told_attempt IS NULL OR t.told_attempt IS NOT DISTINCT FROM m.attempt) AS latest
+           (t.told_attempt IS NULL OR t.told_attempt IS NOT DISTINCT FROM m.attempt) AS latest,
+           coalesce(t.told_attempt = ANY(m.dismissed), false) AS known_failed
       FROM told t
       JOIN messaging_message m ON m.id = t.row_id
       JOIN engine_lane l ON l.id = m.lane_id AND l.name = t.address
@@ -107,8 +112,13 @@ WITH told AS (
     SELECT *,
            failed IS NOT NULL AND latest AND state NOT IN ('queued', 'claimed', 'cancelled', 'suppressed')
                AS fails,
-           -- sent by an older attempt and not arrived yet does not answer for the one under way
-           sent IS NOT NULL AND (latest OR state NOT IN ('queued', 'claimed', 'sending')) AS sends
+           -- sent by an older attempt and not arrived yet: does not answer for the one under way, but spares
+           -- the one that has not left, unless the older one failed afterwards
+           sent IS NOT NULL AND (latest OR state NOT IN ('queued', 'claimed', 'sending')
+               OR (state <> 'sending' AND failed IS NULL AND NOT known_failed)) AS sends,
+           failed IS NOT NULL AND NOT latest AND NOT known_failed
+               AND state IN ('queued', 'claimed', 'sending') AS fails_older,
+           NOT latest AND state IN ('queued', 'claimed') AS waits
       FROM locked
 ), judged AS (
     SELECT *,
@@ -125,7 +135,12 @@ WITH told AS (
     SELECT id, newly_failed, new_state,
            CASE WHEN fails THEN least(failed_at, failed)
                 WHEN new_state = 'failed' THEN kept_failed_at ELSE failed_at END AS new_failed_at,
-           CASE WHEN latest AND wamid = '' THEN told_wamid ELSE wamid END AS new_wamid,
+           CASE WHEN wamid = '' AND (latest OR waits AND new_state NOT IN ('queued', 'claimed'))
+                THEN told_wamid ELSE wamid END AS new_wamid,
+           CASE WHEN waits AND new_state NOT IN ('queued', 'claimed') THEN told_attempt ELSE attempt END
+               AS new_attempt,
+           CASE WHEN fails_older THEN array_append(dismissed, told_attempt) ELSE dismissed END
+               AS new_dismissed,
            CASE WHEN fails OR sends OR delivered IS NOT NULL OR read IS NOT NULL
                 THEN coalesce(accepted_at, least(sent, delivered, read, failed)) ELSE accepted_at END
                AS new_accepted_at,
@@ -141,16 +156,17 @@ WITH told AS (
       FROM judged
 ), written AS (
     UPDATE messaging_message m
-       SET state = new_state, wamid = new_wamid, accepted_at = new_accepted_at, sent_at = new_sent_at,
+       SET state = new_state, wamid = new_wamid, attempt = new_attempt, dismissed = new_dismissed,
+           accepted_at = new_accepted_at, sent_at = new_sent_at,
            delivered_at = new_delivered_at, read_at = new_read_at, failed_at = new_failed_at,
            error_code = new_code, error_detail = new_detail
       FROM news n
      WHERE m.id = n.id
-       AND (m.state, m.wamid, m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.failed_at, m.error_code,
-            m.error_detail)
+       AND (m.state, m.wamid, m.attempt, m.dismissed, m.accepted_at, m.sent_at, m.delivered_at, m.read_at,
+            m.failed_at, m.error_code, m.error_detail)
            IS DISTINCT FROM
-           (new_state, new_wamid, new_accepted_at, new_sent_at, new_delivered_at, new_read_at, new_failed_at,
-            new_code, new_detail)
+           (new_state, new_wamid, new_attempt, new_dismissed, new_accepted_at, new_sent_at, new_delivered_at,
+            new_read_at, new_failed_at, new_code, new_detail)
     RETURNING m.tenant_id, m.lane_id, m.step_id, m.phone, n.newly_failed AND m.state = 'failed' AS failed,
               m.error_code, m.error_detail
 )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Literal
 
-from django.db import connection, models, transaction
+from django.db import InterfaceError, OperationalError, connection, models, transaction
 
 ALL: Final = "all"
 ALL_ROWS_ROLE = "turnout_all"
@@ -104,8 +104,11 @@ def _session_role(role: str) -> Iterator[None]:
         yield
     finally:
         if connection.connection is not None and not connection.connection.closed:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('role', %s, false)", [before])
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT set_config('role', %s, false)", [before])
+            except (OperationalError, InterfaceError):
+                connection.close()  # lost meanwhile, and its role with it
 
 
 class TenantQuerySet(models.QuerySet[Any]):

@@ -10,7 +10,7 @@ from django.utils.timezone import now
 
 from campaigns import phones
 from campaigns.contact_files import read_contacts
-from campaigns.contact_rows import Account
+from campaigns.contact_rows import Account, Unusable, check_attributes
 from campaigns.imports import ContactImport, ImportReport, Progress
 from campaigns.models import Contact, SocialAccount
 from tenants.errors import ActionRefused
@@ -65,9 +65,13 @@ def save_contact(
 ) -> Contact:
     """Store a contact whose fields are checked, and its accounts if given: then these and no others.
 
-    A number brings its time zone, unless one was given with it. Raises ActionRefused for an account that
-    belongs to another contact.
+    A number brings its time zone, unless one was given with it. Raises ActionRefused for attributes that
+    cannot be kept, and for an account that belongs to another contact.
     """
+    try:
+        contact.attributes = check_attributes(contact.attributes)
+    except Unusable as error:
+        raise ActionRefused(f"The attributes cannot be kept: {error}.", field="attributes") from None
     before = Contact.objects.select_for_update(no_key=True).filter(pk=contact.pk).first()
     new_number = before is None or before.phone != contact.phone
     if not contact.timezone or (new_number and not timezone_given):

@@ -21,14 +21,22 @@ class Breaker:
     rests in a row; it is kept in the lane's row, so the next holder goes on from there.
     """
 
-    __slots__ = ("_broken", "_heard_at", "_in_flight", "answer_seconds", "at_once", "openings")
+    __slots__ = (
+        "_broken",
+        "_heard_at",
+        "_in_flight",
+        "_opened_at",
+        "answer_seconds",
+        "at_once",
+        "openings",
+    )
 
     def __init__(self, openings: int) -> None:
         self.openings = openings
         self.at_once: int | None = 1 if openings else None
         self.answer_seconds = 0.5
         self._broken = 0
-        self._heard_at = 0.0
+        self._heard_at = self._opened_at = 0.0
         self._in_flight: dict[int, float] = {}  # a call's number: when it left; oldest first
 
     def left(self, number: int, now: float) -> None:
@@ -61,12 +69,15 @@ class Breaker:
 
     def broke(self, number: int, now: float) -> float | None:
         """A call never reached the vendor, or found it broken. Returns how long to rest now, if at all."""
-        self._in_flight.pop(number, None)
+        left_at = self._in_flight.pop(number, now)
+        if left_at < self._opened_at:
+            return None  # on its way already when we began to rest
         self._broken += 1
         if self._broken < BREAKS_AFTER and self.at_once is None:
             return None
         rest: float = min(FIRST_REST * 2.0**self.openings, LONGEST_REST)
         self._broken = 0
+        self._opened_at = now
         self.openings = min(self.openings + 1, 30)
         self.at_once = 1
         return rest

@@ -10,10 +10,9 @@ from django.db import transaction
 
 from campaigns.models import Campaign, Contact, Segment
 from messaging.models import Broadcast, BroadcastStep, MessageTemplate, Sender
+from messaging.schemas import audience_of
 from tenants.errors import ActionRefused
 
-MOST_NAMED = 10_000
-"""Contacts that an audience may list one by one; more make a segment."""
 BROADCAST_FIELDS = frozenset({"name", "campaign_id", "sender_id", "audience", "scheduled_at"})
 
 
@@ -132,28 +131,14 @@ def _write_steps(broadcast: Broadcast, steps: Sequence[Mapping[str, int]]) -> No
 
 
 def _check_audience(tenant_id: int, audience: Mapping[str, Any]) -> None:
-    match dict(audience):
-        case {"all": True, **rest} if not rest:
-            return
-        case {"segment": int(segment_id), **rest} if not rest and not isinstance(segment_id, bool):
-            if not Segment.objects.filter(pk=segment_id, tenant_id=tenant_id).exists():
-                raise ActionRefused(f"There is no segment {segment_id}.", field="audience")
-        case {"contacts": list(named), **rest} if not rest and named:
-            _check_named(tenant_id, named)
-        case _:
-            raise ActionRefused(
-                'The audience is {"all": true}, {"segment": id} or {"contacts": [external_id, …]}.',
-                field="audience",
-            )
+    chosen = audience_of(audience)
+    if "segment" in chosen and not Segment.objects.filter(pk=chosen["segment"], tenant_id=tenant_id).exists():
+        raise ActionRefused(f"There is no segment {chosen['segment']}.", field="audience")
+    if "contacts" in chosen:
+        _check_named(tenant_id, chosen["contacts"])
 
 
-def _check_named(tenant_id: int, named: list[Any]) -> None:
-    if len(named) > MOST_NAMED:
-        raise ActionRefused(
-            f"An audience names at most {MOST_NAMED:,} contacts; make a segment of more.", field="audience"
-        )
-    if not all(isinstance(external_id, str) for external_id in named):
-        raise ActionRefused("Contacts are named by their external_id, a text.", field="audience")
+def _check_named(tenant_id: int, named: list[str]) -> None:
     known = set(
         Contact.objects.filter(tenant_id=tenant_id, external_id__in=named).values_list(
             "external_id", flat=True

@@ -10,13 +10,15 @@ from django.utils.timezone import now
 
 from engine.actions import resume_lane
 from engine.clock.schedules import enqueue
+from engine.models import Lane
+from messaging.actions.again import must_be
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.failures import begin_windows
 from messaging.actions.flow import end_incidents, settle_steps
 from messaging.actions.launch import obstacles
 from messaging.actions.senders import QUEUE
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate
-from messaging.rules import NOT_SENT, RETRYABLE_CODES
+from messaging.rules import NOT_SENT
 from tenants.errors import ActionRefused
 
 State, StepState = Broadcast.State, BroadcastStep.State
@@ -30,7 +32,7 @@ def pause_broadcast(
 ) -> Broadcast:
     """Stop sending within about a second. Messages already on their way finish."""
     broadcast = locked_broadcast(broadcast_id)
-    _must_be(broadcast, "paused", State.RUNNING)
+    must_be(broadcast, "paused", State.RUNNING)
     broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.PAUSED, reason, detail
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail"])
     return broadcast
@@ -43,8 +45,11 @@ def resume_broadcast(*, broadcast_id: int) -> Broadcast:
     A lane that is held for the same reason is resumed with it: the operator has said that it may go on.
     Steps whose template is approved again wait for their turn.
     """
+    # lanes before broadcasts, as whoever stops them does
+    lanes = Lane.objects.filter(sender__broadcasts=broadcast_id)
+    list(lanes.select_for_update(no_key=True, of=("self",)).values_list("pk"))
     broadcast = locked_broadcast(broadcast_id)
-    _must_be(broadcast, "resumed", State.PAUSED)
+    must_be(broadcast, "resumed", State.PAUSED)
     lane = broadcast.sender.lane
     resumes_lane = lane.paused_at is not None and lane.pause_reason == broadcast.pause_reason
     if resumes_lane:
@@ -69,15 +74,15 @@ def resume_broadcast(*, broadcast_id: int) -> Broadcast:
 
 
 @transaction.atomic
-def cancel_broadcast(*, broadcast_id: int) -> int:
+def cancel_broadcast(*, broadcast_id: int, detail: str = "") -> int:
     """End it for good; returns how many queued messages were cancelled here. Those in flight finish.
 
-    From this commit on nothing of it is claimed. Of a big one `cancel_leftovers` marks the rest within
-    minutes, so that nobody waits for a million rows.
+    `detail` says why, where no person has done it. From this commit on nothing of it is claimed. Of a big one
+    `cancel_leftovers` marks the rest within minutes, so that nobody waits for a million rows.
     """
     broadcast = locked_broadcast(broadcast_id)
-    _must_be(broadcast, "cancelled", State.DRAFT, State.SCHEDULED, State.RUNNING, State.PAUSED)
-    broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.CANCELLED, "", ""
+    must_be(broadcast, "cancelled", State.DRAFT, State.SCHEDULED, State.RUNNING, State.PAUSED)
+    broadcast.state, broadcast.pause_reason, broadcast.pause_detail = State.CANCELLED, "", detail
     broadcast.ended_at = now()
     broadcast.save(update_fields=["state", "pause_reason", "pause_detail", "ended_at"])
     end_incidents(broadcast)
@@ -85,7 +90,10 @@ def cancel_broadcast(*, broadcast_id: int) -> int:
 
 
 def cancel_queued(*, broadcast_id: int, at_most: int) -> int:
-    """Cancel queued messages of a cancelled broadcast; rows that a runner holds just now are left alone."""
+    """Cancel queued messages of a cancelled broadcast; rows that a runner holds just now are left alone.
+
+    Rows in somebody's hands are skipped and never waited for, so their order cannot meet another's.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -108,57 +116,13 @@ def cancel_queued(*, broadcast_id: int, at_most: int) -> int:
 
 
 @transaction.atomic
-def retry_failed(*, broadcast_id: int) -> int:
-    """Queue again what failed for a reason that may have passed; returns how many. Never what is in doubt.
-
-    The old attempt is forgotten, so that a late copy of its failure does not count against the new one.
-    """
-    broadcast = locked_broadcast(broadcast_id)
-    _must_be(broadcast, "tried again", State.RUNNING, State.PAUSED, State.COMPLETED)
-    if broadcast.state == State.COMPLETED:
-        steps = list(broadcast.steps.select_related("template"))
-        if errors := obstacles(broadcast, steps):
-            raise ActionRefused(" ".join(errors))
-    failed = Message.objects.filter(
-        step_id__in=list(broadcast.steps.values_list("pk", flat=True)),
-        state=Message.State.FAILED,
-        error_code__in=RETRYABLE_CODES,
-    )
-    retried = failed.update(
-        state=Message.State.QUEUED,
-        due_at=now(),
-        attempts=0,
-        attempt=None,
-        run=None,
-        wamid="",
-        vendor_status="",
-        error_code="",
-        error_detail="",
-        accepted_at=None,
-        sent_at=None,
-        failed_at=None,
-    )
-    if not retried:
-        return 0
-    broadcast.steps.filter(state=StepState.DONE).update(state=StepState.WAITING)
-    begin_windows(list(broadcast.steps.all()))
-    if broadcast.state == State.COMPLETED:
-        broadcast.state, broadcast.ended_at = State.RUNNING, None
-        broadcast.save(update_fields=["state", "ended_at"])
-    if broadcast.state == State.RUNNING:
-        settle_steps(broadcast)
-        enqueue(QUEUE)
-    return retried
-
-
-@transaction.atomic
 def resolve_in_doubt(*, message_ids: Collection[int], outcome: Literal["sent", "failed"]) -> int:
     """Settle messages in doubt by an operator's word; returns how many still were. Sends nothing.
 
     Declared failed, one may be queued again with `retry_failed`. A webhook that comes later is stronger
     than either word.
     """
-    doubtful = Message.objects.in_doubt().filter(pk__in=message_ids)
+    doubtful = Message.objects.in_doubt().filter(pk__in=message_ids).locked_by_id()
     if outcome == "sent":
         return int(
             doubtful.update(
@@ -176,11 +140,3 @@ def resolve_in_doubt(*, message_ids: Collection[int], outcome: Literal["sent", "
             error_detail="Declared unsent by an operator.",
         )
     )
-
-
-def _must_be(broadcast: Broadcast, done: str, *states: str) -> None:
-    if broadcast.state not in states:
-        state = broadcast.state
-        if state == State.PAUSED:
-            state = f"{state} ({broadcast.pause_reason})"
-        raise ActionRefused(f"“{broadcast.name}” is {state}: it cannot be {done}.")

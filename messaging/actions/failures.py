@@ -25,14 +25,19 @@ def refuse_after_failures(*, step_ids: Collection[int] | None = None) -> int:
     Cheap enough for every batch: counts come from the tallies, as changes since the window began (kept in
     `step.watch`), and codes are looked at only when there are failures enough for a rule.
     """
+    return sum(judge_step(*counted) for counted in running_steps(step_ids))
+
+
+def running_steps(step_ids: Collection[int] | None = None) -> list[tuple[BroadcastStep, int, int]]:
+    """List the running steps of running broadcasts, each with how many passed and how many failed."""
     steps = BroadcastStep.objects.filter(
         state=BroadcastStep.State.RUNNING, broadcast__state=Broadcast.State.RUNNING
-    )
+    ).select_related("broadcast")
     if step_ids is not None:
         steps = steps.filter(pk__in=step_ids)
-    running = list(steps)
+    running = list(steps.order_by("pk"))
     counts = _counts(running)
-    return sum(_judge(step, *counts.get(step.pk, (0, 0))) for step in running)
+    return [(step, *counts.get(step.pk, (0, 0))) for step in running]
 
 
 def begin_windows(steps: Sequence[BroadcastStep]) -> None:
@@ -42,7 +47,8 @@ def begin_windows(steps: Sequence[BroadcastStep]) -> None:
         _begin_window(step, *counts.get(step.pk, (0, 0)), shares={})
 
 
-def _judge(step: BroadcastStep, passed: int, failed: int) -> int:
+def judge_step(step: BroadcastStep, passed: int, failed: int) -> int:
+    """Hold a running step, or its broadcast, if its counts break a rule; returns 1 if so."""
     watch: dict[str, Any] = step.watch
     new_failed = failed - watch.get("failed", 0)
     # a message that was accepted and failed later is one decision, not two

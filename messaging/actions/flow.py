@@ -77,6 +77,28 @@ def settle_steps(broadcast: Broadcast) -> None:
     broadcast.save(update_fields=["state", "ended_at"])
 
 
+@transaction.atomic
+def reopen_broadcast(*, broadcast_id: int) -> int:
+    """Let steps called done, and their broadcast, go on for messages that are queued again; 1 if any were.
+
+    A runner that stood still past its lease gives rows back after everybody thought that they had been sent.
+    """
+    broadcast = locked_broadcast(broadcast_id)
+    if broadcast.state not in (State.RUNNING, State.PAUSED, State.COMPLETED):
+        return 0
+    done = BroadcastStep.objects.filter(_busy(), broadcast_id=broadcast.pk, state=StepState.DONE)
+    steps = BroadcastStep.objects.filter(pk__in=list(done.values_list("pk", flat=True)))
+    if not steps.update(state=StepState.WAITING):
+        return 0
+    log.warning("broadcast reopened", broadcast=broadcast.pk, was=broadcast.state)
+    if broadcast.state == State.COMPLETED:
+        broadcast.state, broadcast.ended_at = State.RUNNING, None
+        broadcast.save(update_fields=["state", "ended_at"])
+    if broadcast.state == State.RUNNING:
+        settle_steps(broadcast)
+    return 1
+
+
 def hold_broadcasts(
     *,
     lane_ids: Collection[int] = (),

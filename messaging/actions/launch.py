@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils.timezone import now
 
 from campaigns.models import Campaign
 from engine.clock.schedules import enqueue
 from engine.watch.incidents import open_incident
 from messaging import audience
+from messaging.actions.apart import Pieces
 from messaging.actions.broadcasts import locked_broadcast
 from messaging.actions.flow import settle_steps
 from messaging.actions.senders import QUEUE
@@ -121,20 +122,28 @@ def launch_broadcast(*, broadcast_id: int) -> Launched:
     return _freeze(broadcast, steps)
 
 
-def launch_due_broadcasts() -> int:
+def launch_due_broadcasts(pieces: Pieces | None = None) -> int:
     """Launch what was scheduled and is due, each in its own transaction; returns how many went out.
 
-    One that cannot go out becomes a draft again and opens an incident that says why.
+    One that cannot go out becomes a draft again and opens an incident that says why, whatever the reason. One
+    whose row is locked, or that meets a deadlock, is tried again in the next minute.
     """
-    launched = 0
+    pieces, launched = pieces or Pieces(), 0
     with all_tenants():
-        for broadcast_id in list(Broadcast.objects.due(now()).values_list("pk", flat=True)):
-            try:
-                with transaction.atomic():
-                    launched += _launch_due(broadcast_id)
-            except ActionRefused as refusal:
-                with transaction.atomic():
-                    _back_to_draft(broadcast_id, refusal.reason)
+        for due in list(Broadcast.objects.due(now()).values_list("pk", "tenant_id", "name")):
+            with pieces.apart("launching", broadcast=due):
+                try:
+                    with transaction.atomic():
+                        launched += _launch_due(due[0])
+                except ActionRefused as refusal:
+                    _back_to_draft(due[0], refusal.reason)
+                except OperationalError:
+                    raise
+                except Exception:
+                    log.exception("launch failed", broadcast=due[0])
+                    _back_to_draft(
+                        due[0], "our own program failed at it; those who run Turnout find why in the log."
+                    )
     return launched
 
 
@@ -192,6 +201,16 @@ def _steps(broadcast: Broadcast) -> list[BroadcastStep]:
     return list(broadcast.steps.select_related("template").order_by("position"))
 
 
+def frozen_of(template: MessageTemplate) -> dict[str, Any]:
+    """Write down what `BroadcastStep.frozen` keeps of a template."""
+    return {
+        "name": template.name,
+        "language": template.language,
+        "category": template.category,
+        "components": template.components,
+    }
+
+
 def _freeze(broadcast: Broadcast, steps: Sequence[BroadcastStep]) -> Launched:
     """Write one message per sendable contact, and count the others by reason, in one statement."""
     ranked, ranked_params = audience.ranked_sql(broadcast, steps)
@@ -223,6 +242,9 @@ def _freeze(broadcast: Broadcast, steps: Sequence[BroadcastStep]) -> Launched:
     total = excluded.pop(None, 0)
     if not total:
         raise ActionRefused("Nobody in the audience can be sent to.")
+    for step in steps:
+        step.frozen = frozen_of(step.template)
+    BroadcastStep.objects.bulk_update(steps, ["frozen"])
     broadcast.state = Broadcast.State.RUNNING
     broadcast.pause_detail = ""
     broadcast.total = total

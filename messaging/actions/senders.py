@@ -11,7 +11,8 @@ from tenants.models import ProviderToken
 
 QUEUE = "messaging"
 PROVIDERS = {Sender.Kind.WHATSAPP: "whatsapp", Sender.Kind.SMS: "lime"}
-SENDER_FIELDS = frozenset({"label", "display_number", "rate_per_second"})
+SENDER_FIELDS = frozenset({"label", "display_number", "rate_per_second", "in_doubt_minutes"})
+DOUBT_MINUTES = range(5, 7 * 24 * 60 + 1)
 
 
 @transaction.atomic
@@ -24,6 +25,7 @@ def create_sender(
     rate_per_second: float = 80,
     label: str = "",
     display_number: str = "",
+    in_doubt_minutes: int | None = None,
 ) -> Sender:
     """Add an address and its lane. Refused when anybody, of whatever tenant, has it already."""
     token = ProviderToken.objects.filter(pk=provider_token_id, tenant_id=tenant_id).first()
@@ -41,6 +43,7 @@ def create_sender(
     if not address:
         raise ActionRefused("A sender needs an address.", field="address")
     _check_rate(rate_per_second)
+    _check_doubt(in_doubt_minutes)
     try:
         with transaction.atomic():
             lane = Lane.objects.create(
@@ -60,6 +63,7 @@ def create_sender(
                 label=label,
                 display_number=display_number,
                 rate_per_second=rate_per_second,
+                in_doubt_minutes=in_doubt_minutes,
                 lane=lane,
             )
             return sender
@@ -74,7 +78,7 @@ def create_sender(
 
 @transaction.atomic
 def update_sender(*, sender_id: int, **changes: object) -> Sender:
-    """Change a sender's label, number as shown, or rate; the lane follows within a second."""
+    """Change a sender's label, number as shown, rate (the lane follows within a second) or end of doubt."""
     if unknown := changes.keys() - SENDER_FIELDS:
         raise ActionRefused(
             f"A sender's {', '.join(sorted(unknown))} cannot be changed: make another sender.",
@@ -85,10 +89,13 @@ def update_sender(*, sender_id: int, **changes: object) -> Sender:
         raise ActionRefused(f"There is no sender {sender_id}.")
     for name, value in changes.items():
         setattr(sender, name, value)
+    _check_doubt(sender.in_doubt_minutes)
     if "rate_per_second" in changes:
         _check_rate(sender.rate_per_second)
         # what throttling had cut the old rate to says nothing about the new one
-        Lane.objects.filter(pk=sender.lane_id).update(rate_per_second=sender.rate_per_second, rate_now=None)
+        Lane.objects.filter(pk=sender.lane_id).update(
+            rate_per_second=sender.rate_per_second, rate_now=None, refused_rate=None, paced_until=None
+        )
     if changes:
         sender.save(update_fields=list(changes))
     return sender
@@ -110,3 +117,12 @@ def delete_sender(*, sender_id: int) -> None:
 def _check_rate(rate: float) -> None:
     if not 0 < rate <= 1_000_000:
         raise ActionRefused("The rate must be more than 0 messages a second.", field="rate_per_second")
+
+
+def _check_doubt(minutes: int | None) -> None:
+    if minutes is not None and minutes not in DOUBT_MINUTES:
+        raise ActionRefused(
+            f"Write {DOUBT_MINUTES[0]} to {DOUBT_MINUTES[-1]:,} minutes, after which a message in doubt is "
+            "sent again, or leave it empty: a person decides.",
+            field="in_doubt_minutes",
+        )

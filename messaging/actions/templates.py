@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from messaging.audience import FIELDS
 from messaging.models import MessageTemplate
+from messaging.schemas import components_of, variables_of
 from tenants.errors import ActionRefused
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([0-9]{1,4})\s*\}\}")
@@ -24,8 +23,8 @@ def create_template(
     body: str,
     language: str = "en_US",
     category: str = MessageTemplate.Category.MARKETING,
-    variables: Sequence[Any] = (),
-    components: Sequence[Any] = (),
+    variables: object = None,
+    components: object = None,
     state: str = MessageTemplate.State.APPROVED,
     vendor_id: str = "",
 ) -> MessageTemplate:
@@ -36,8 +35,8 @@ def create_template(
         language=language,
         category=category,
         body=body,
-        variables=list(variables),
-        components=list(components),
+        variables=[] if variables is None else variables,
+        components=[] if components is None else components,
         state=state,
         vendor_id=vendor_id,
     )
@@ -56,7 +55,8 @@ def create_template(
 
 @transaction.atomic
 def update_template(*, template_id: int, **changes: Any) -> MessageTemplate:
-    """Change what we know of a template. Messages frozen before keep the values they were frozen with."""
+    """Change what we know of a template. Broadcasts launched before keep what they were launched with; its
+    state alone counts for them, at once."""
     if unknown := changes.keys() - TEMPLATE_FIELDS:
         raise ActionRefused(
             f"A template's {', '.join(sorted(unknown))} cannot be changed: the vendor knows it by them.",
@@ -76,8 +76,8 @@ def update_template(*, template_id: int, **changes: Any) -> MessageTemplate:
 
 
 def _check(template: MessageTemplate) -> None:
-    for index, variable in enumerate(template.variables, 1):
-        _check_variable(index, variable)
+    template.variables = variables_of(template.variables)
+    template.components = components_of(template.components)
     numbers = {int(number) for number in _PLACEHOLDER.findall(template.body)}
     if numbers != set(range(1, len(template.variables) + 1)):
         shown = ", ".join(f"{{{{{number}}}}}" for number in sorted(numbers)) or "no placeholders"
@@ -92,20 +92,3 @@ def _check(template: MessageTemplate) -> None:
     ):
         if value not in choices.values:
             raise ActionRefused(f"“{value}” is not one of {', '.join(choices.values)}.", field=field)
-
-
-def _check_variable(index: int, variable: Any) -> None:
-    source = variable
-    if isinstance(variable, dict):
-        source = variable.get("from")
-        if variable.keys() - {"from", "default"} or not isinstance(variable.get("default", ""), str):
-            raise ActionRefused(
-                f'Variable {index}: write {{"from": source, "default": text}}.', field="variables"
-            )
-    named = isinstance(source, str) and (
-        source in FIELDS or (source.startswith("attributes.") and len(source) > len("attributes."))
-    )
-    if not named:
-        raise ActionRefused(
-            f"Variable {index}: “{source}” is not {', '.join(FIELDS)} or attributes.<key>.", field="variables"
-        )

@@ -29,6 +29,10 @@ BAR = (
 """The states of a bar from left to right, as static/turnout/live.js draws it."""
 
 
+DOUBT_CHOICES = ((10, "10 minutes"), (60, "an hour"), (360, "6 hours"), (1440, "a day"))
+"""For how long a message must have been in doubt to be offered for sending again, in minutes."""
+
+
 def is_in(*states: str) -> Any:
     return lambda broadcast: broadcast.state in states
 
@@ -126,7 +130,10 @@ class BroadcastAdmin(TenantModelAdmin):
 
     @display(description="why it waits")
     def why(self, broadcast: Broadcast) -> str:
-        return PAUSED_BECAUSE[broadcast.pause_reason][0] if broadcast.pause_reason else ""
+        if broadcast.pause_reason:
+            return PAUSED_BECAUSE[broadcast.pause_reason][0]
+        document: dict[str, Any] = broadcast.document  # type: ignore[attr-defined]
+        return str(document["held_by"]).capitalize()
 
     @display(description="audience")
     def audience_text(self, broadcast: Broadcast) -> str:
@@ -232,6 +239,32 @@ class BroadcastAdmin(TenantModelAdmin):
         retried = actions.retry_failed(broadcast_id=broadcast.pk)
         return (
             f"{retried:,} messages are tried again." if retried else "No failed message can be tried again."
+        )
+
+    @object_action(
+        "Resend in doubt",
+        icon="forward_to_inbox",
+        when=is_in(State.RUNNING, State.PAUSED, State.COMPLETED),
+    )
+    def resend_in_doubt(self, request: HttpRequest, broadcast: Broadcast) -> HttpResponse | str:
+        """Show how many there are and what it risks; send them again once one of the choices is pressed."""
+        chosen = request.POST.get("older_than_minutes", "")
+        if chosen:
+            minutes = int(chosen) if chosen.isdecimal() and len(chosen) < 9 else 0
+            resent = actions.resend_in_doubt(broadcast_id=broadcast.pk, older_than_minutes=minutes)
+            return f"{resent:,} messages in doubt are sent again." if resent else "None is in doubt so long."
+        counted = [
+            {"minutes": minutes, "words": words, "count": actions.doubtful_of(broadcast.pk, minutes).count()}
+            for minutes, words in DOUBT_CHOICES
+        ]
+        return page(
+            self,
+            request,
+            "admin/messaging/broadcast/resend.html",
+            f"In doubt of “{broadcast.name}”",
+            original=broadcast,
+            choices=[choice for choice in counted if choice["count"]],
+            resend_url=reverse("admin:messaging_broadcast_act", args=(broadcast.pk, "resend_in_doubt")),
         )
 
     @object_action(

@@ -60,7 +60,7 @@ class MessageAdmin(LedgerAdmin):
         (None, {"fields": ("phone", "contact", "state", "broadcast", "template", "text")}),
         (
             "What the vendor said",
-            {"fields": ("vendor_status", "wamid", *TIMES, "error_code", "error_detail")},
+            {"fields": ("vendor_status", "wamid", *TIMES, "in_doubt_at", "error_code", "error_detail")},
         ),
         ("How it was sent", {"fields": ("attempts", "attempt", "lane", "run", "due_at", "created_at")}),
     )

@@ -48,7 +48,10 @@ class SenderAdmin(TenantModelAdmin):
     search_fields = ("label", "address")
     autocomplete_fields = ("provider_token",)
     ordering = ("-id",)
-    fields = ("kind", "provider_token", "address", "label", "display_number", "rate_per_second")
+    fields = (
+        *("kind", "provider_token", "address", "label", "display_number"),
+        *("rate_per_second", "in_doubt_minutes"),
+    )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return ["kind", "provider_token", "address", "quality"] if obj else []
@@ -60,7 +63,8 @@ class SenderAdmin(TenantModelAdmin):
         return False  # webhooks still come for it; its lane can be paused
 
     def save_model(self, request: HttpRequest, obj: Sender, form: Any, change: bool) -> None:
-        given = {name: form.cleaned_data[name] for name in ("label", "display_number", "rate_per_second")}
+        names = ("label", "display_number", "rate_per_second", "in_doubt_minutes")
+        given = {name: form.cleaned_data[name] for name in names}
         if change:
             update_sender(sender_id=obj.pk, **given)
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import conditional_escape, format_html, format_html_join
@@ -15,7 +16,9 @@ from unfold.decorators import display
 
 from messaging.actions import create_template, update_template
 from messaging.models import MessageTemplate
+from messaging.schemas import components_of, variables_of
 from tenants.admin_base import TenantModelAdmin, TenantModelForm, badge
+from tenants.errors import ActionRefused
 
 PLACEHOLDER = re.compile(r"\{\{\s*(\d+)\s*\}\}")
 BOLD, ITALIC = re.compile(r"(?<!\w)\*(\S[^*\n]*)\*(?!\w)"), re.compile(r"(?<!\w)_(\S[^_\n]*)_(?!\w)")
@@ -23,10 +26,18 @@ BOLD, ITALIC = re.compile(r"(?<!\w)\*(\S[^*\n]*)\*(?!\w)"), re.compile(r"(?<!\w)
 
 class TemplateForm(TenantModelForm):
     def clean_variables(self) -> Any:
-        return self.cleaned_data["variables"] or []
+        return self._checked("variables", variables_of)
 
     def clean_components(self) -> Any:
-        return self.cleaned_data["components"] or []
+        return self._checked("components", components_of)
+
+    def _checked(self, name: str, check: Callable[[object], Any]) -> Any:
+        """Check what was typed as the API does, and tell a refusal at its field. Nothing typed is none."""
+        given = self.cleaned_data[name]
+        try:
+            return check([] if given is None else given)
+        except ActionRefused as refusal:
+            raise forms.ValidationError(refusal.reason) from None
 
 
 @admin.register(MessageTemplate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from messaging.models import Broadcast
+from messaging.progress import held_by
 
 Reason = Broadcast.PauseReason
 
@@ -30,11 +31,28 @@ PAUSED_BECAUSE: dict[str, tuple[str, str]] = {
         "A template was paused or disabled by the vendor.",
         "Wait until it is approved again, or cancel and send another template.",
     ),
+    Reason.FAULT: (
+        "Our own program failed at it.",
+        "Nothing is lost and nothing was sent wrongly. Tell those who run Turnout; resume when it is mended.",
+    ),
 }
 
 
 def pause_note(broadcast: Broadcast) -> dict[str, Any] | None:
-    """Say why a broadcast stands still and what to do; None while it does not."""
+    """Say why a broadcast stands still, or was ended, and what to do; None while it does not."""
+    if held := held_by(broadcast):
+        what = f"Nothing goes out: {held}."
+        return {
+            "what": what,
+            "todo": "It goes on by itself when that is over.",
+            "detail": "",
+            "tone": "warning",
+        }
+    if broadcast.pause_detail and broadcast.state == Broadcast.State.DRAFT:
+        what = "It could not be launched at its time."
+        return {"what": what, "todo": broadcast.pause_detail, "detail": "", "tone": "warning"}
+    if broadcast.pause_detail and broadcast.state == Broadcast.State.CANCELLED:
+        return {"what": broadcast.pause_detail, "todo": "", "detail": "", "tone": "warning"}
     if broadcast.state != Broadcast.State.PAUSED:
         return None
     what, advice = PAUSED_BECAUSE[broadcast.pause_reason]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils.timezone import now
 
 from messaging.models import Broadcast, Message
 from tenants.models import Tenant
@@ -257,6 +259,72 @@ def test_doubt_is_settled_by_a_person(operator: Client, acme: Tenant) -> None:
     with all_tenants():
         assert Message.objects.get(pk=message.pk).state == "accepted"
         assert Message.objects.get(pk=other.pk).state == "failed"
+
+
+def doubtful(acme: Tenant, *minutes: int) -> Broadcast:
+    """A completed broadcast with a message in doubt for each of these."""
+    with all_tenants():
+        step = factories.BroadcastStepFactory.create(tenant=acme, state="done")
+        Broadcast.objects.filter(pk=step.broadcast_id).update(state="completed")
+        for since in minutes:
+            began = now() - timedelta(minutes=since)
+            factories.MessageFactory.create(tenant=acme, step=step, state="in_doubt", in_doubt_at=began)
+        return Broadcast.objects.get()
+
+
+def test_sending_again_what_is_in_doubt_says_how_many_and_the_risk_first(
+    operator: Client, acme: Tenant
+) -> None:
+    broadcast = doubtful(acme, 5, 15, 90)
+    address = reverse("admin:messaging_broadcast_act", args=(broadcast.pk, "resend_in_doubt"))
+
+    asked = operator.post(address)
+
+    assert [(choice["minutes"], choice["count"]) for choice in asked.context["choices"]] == [(10, 2), (60, 1)]
+    assert "may get it twice" in asked.content.decode()
+    with all_tenants():
+        assert Message.objects.filter(state="in_doubt").count() == 3, "nothing is done by looking"
+
+    answer = operator.post(address, {"older_than_minutes": "60"}, follow=True)
+    assert "1 messages in doubt are sent again" in told(answer)
+    assert the_broadcast().state == "running"
+    with all_tenants():
+        assert sorted(Message.objects.values_list("state", flat=True)) == ["in_doubt", "in_doubt", "queued"]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-3", "soon", "9" * 12])
+def test_how_long_in_doubt_cannot_be_made_up(operator: Client, acme: Tenant, minutes: str) -> None:
+    broadcast = doubtful(acme, 90)
+    address = reverse("admin:messaging_broadcast_act", args=(broadcast.pk, "resend_in_doubt"))
+    answer = operator.post(address, {"older_than_minutes": minutes}, follow=True)
+    assert "Say how long they have been in doubt" in told(answer)
+    with all_tenants():
+        assert Message.objects.filter(state="in_doubt").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "running"}, "campaign is paused"),
+        ({"state": "cancelled", "pause_detail": "Cancelled: its campaign was completed."}, "was completed"),
+        ({"state": "draft", "pause_detail": "Not launched when it was due: no."}, "could not be launched"),
+        ({"state": "paused", "pause_reason": "fault", "pause_detail": "E1"}, "Our own program failed"),
+    ],
+    ids=lambda value: value.get("state") if isinstance(value, dict) else "",
+)
+def test_why_nothing_goes_out_stands_on_its_page_and_in_the_list(
+    operator: Client, acme: Tenant, changes: dict[str, str], words: str
+) -> None:
+    with all_tenants():
+        step = factories.BroadcastStepFactory.create(tenant=acme, state="running")
+        type(step.broadcast.campaign).objects.update(state="paused")
+        Broadcast.objects.filter(pk=step.broadcast_id).update(launched_at=now(), **changes)
+    broadcast = the_broadcast()
+    page = operator.get(reverse("admin:messaging_broadcast_change", args=(broadcast.pk,)))
+    assert words in page.content.decode()
+    if changes["state"] == "running":
+        listed = operator.get(reverse("admin:messaging_broadcast_changelist")).content.decode()
+        assert "Its campaign is paused" in listed
 
 
 def test_staff_first_say_whose_a_new_broadcast_is(sign_in: Any, parts: dict[str, Any], acme: Tenant) -> None:

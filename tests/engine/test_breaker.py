@@ -16,17 +16,27 @@ from tests.engine.queues import Letter, Letters, work
 from tests.engine.vendor import Vendor
 
 
-def test_ten_in_a_row_open_it_and_each_rest_is_twice_as_long() -> None:
+def test_ten_in_a_row_open_it_and_what_was_on_its_way_says_nothing_more() -> None:
     breaker = Breaker(openings=0)
-    for n in range(BREAKS_AFTER - 1):
+    for n in range(100):
         breaker.left(n, 0.0)
+    for n in range(BREAKS_AFTER - 1):
         assert breaker.broke(n, 1.0) is None
-    assert breaker.broke(99, 1.0) == FIRST_REST
-    rests = [breaker.broke(n, 2.0) for n in range(10)]
-    assert rests[:3] == [2 * FIRST_REST, 4 * FIRST_REST, 8 * FIRST_REST], "one call is enough to see"
+    assert breaker.broke(20, 1.0) == FIRST_REST
+    assert [breaker.broke(n, 1.1) for n in range(30, 100)] == [None] * 70
+    assert (breaker.openings, breaker.at_once) == (1, 1)
+
+
+def test_each_rest_is_twice_as_long_and_one_call_is_enough_to_see() -> None:
+    breaker = Breaker(openings=1)
+    rests: list[float] = []
+    for n in range(10):
+        breaker.left(n, float(n))
+        rests.append(breaker.broke(n, n + 0.5) or 0.0)
+    assert rests[:3] == [2 * FIRST_REST, 4 * FIRST_REST, 8 * FIRST_REST]
     assert rests[-1] == LONGEST_REST
-    per_hour = sum(1 for n in range(12) if sum(rest or 0 for rest in rests[:n]) < 3600)
-    assert per_hour <= 8, "at most a handful of calls are risked in an hour"
+    asked = sum(1 for n in range(len(rests)) if sum(rests[:n]) < 3600)
+    assert asked <= 8, "at most a handful of calls are risked in an hour"
 
 
 def test_after_a_rest_one_call_goes_out_then_twice_as_many() -> None:

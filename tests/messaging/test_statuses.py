@@ -9,11 +9,14 @@ from uuid import UUID
 
 import orjson
 import pytest
+from django.db import connection
 
 from engine.models import Lane
 from engine.store.attempts import new_attempt
+from engine.store.claims import Claims, Settlement
 from messaging.actions import launch_broadcast, resolve_in_doubt, retry_failed
 from messaging.models import Broadcast, BroadcastStep, Message, MessageTemplate, Suppression
+from messaging.processor import MessageProcessor
 from messaging.statuses import apply_whatsapp
 from tenants.models import ProviderToken, Tenant
 from tests.messaging.build import make_broadcast, make_contacts, make_template, settle, states
@@ -123,8 +126,13 @@ def test_a_status_that_comes_before_the_answer_settles_the_message(acme: Tenant)
     attempt = send(message)
     apply_whatsapp([webhook(broadcast.sender.address, status(message, "delivered", 1, attempt))])
     assert end_state(message)[0] == "delivered"
-    # and the runner's own answer finds the row settled: it writes only rows that it still holds as sending
-    assert not Message.objects.filter(pk=message.pk, state="sending", run=1).exists()
+    # the runner's own answer comes after it: it adds what a status cannot know, and takes nothing back
+    answer = Settlement(message.pk, "accepted", attempts=1, code="late", fields={"wamid": "wamid.late"})
+    with connection.cursor() as cursor:
+        decided = Claims(MessageProcessor()).settle(cursor.cursor, run=1, settlements=[answer])
+    assert decided == 0
+    assert end_state(message) == ("delivered", None, 1, None, None, "", "")
+    assert (message.attempts, message.attempt) == (1, attempt)
 
 
 def test_statuses_without_our_attempt_are_found_by_the_vendors_id(acme: Tenant) -> None:

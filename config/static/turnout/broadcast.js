@@ -11,7 +11,7 @@
 
   const eta = (data) => {
     if (ENDED.includes(data.state)) return data.state;
-    if (data.state === "paused") return "stands still";
+    if (data.state === "paused" || data.held_by) return "stands still";
     return data.eta_seconds === null ? "–" : duration(data.eta_seconds);
   };
 
@@ -36,8 +36,9 @@
     ]);
     root.dataset.done = data.total - left(data);
     // The buttons and the note above belong to the state in which the page was made.
-    if (data.state !== root.dataset.state && !document.querySelector("dialog[open]")) {
+    if ((data.state !== root.dataset.state || data.held_by !== root.dataset.held) && !document.querySelector("dialog[open]")) {
       root.dataset.state = data.state;
+      root.dataset.held = data.held_by;
       window.location.reload();
     }
   };
