@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, Any, Any]] = {
     ),
     "messages stay in doubt": (
         "in_doubt",
-        lambda: factories.MessageFactory(state="in_doubt", due_at=LONG_AGO),
+        lambda: factories.MessageFactory(state="in_doubt", in_doubt_at=LONG_AGO),
         lambda: Message.objects.update(state="delivered"),
     ),
 }
