@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import partial
 
 from django.db import transaction
+from django.db.models import Case, Value, When
 from django.utils import timezone
 
 from engine.clock.schedules import enqueue
@@ -88,8 +89,13 @@ def recover_lanes() -> tuple[int, int]:
 def half_open_breakers() -> int:
     """Let a lane try one call whose breaker has rested long enough; returns how many lanes.
 
-    Those that nobody holds: a runner sees to its own.
+    One that rested because the vendor asked for it, and not for what it did, is closed again. Only lanes
+    that nobody holds: a runner sees to its own.
     """
     return Lane.objects.filter(
         breaker=Lane.Breaker.OPEN, open_until__lte=timezone.now(), holder__isnull=True
-    ).update(breaker=Lane.Breaker.HALF_OPEN)
+    ).update(
+        breaker=Case(
+            When(openings__gt=0, then=Value(Lane.Breaker.HALF_OPEN)), default=Value(Lane.Breaker.CLOSED)
+        )
+    )

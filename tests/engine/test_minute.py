@@ -107,12 +107,13 @@ def test_a_breaker_on_an_idle_lane_is_half_open_once_its_rest_is_over(
     registered: None, make_lane: MakeLane
 ) -> None:
     soon = timezone.now() + timedelta(minutes=5)
-    over = make_lane(Letters, "over", breaker="open", open_until=LONG_AGO)
+    over = make_lane(Letters, "over", breaker="open", open_until=LONG_AGO, openings=2)
+    asked = make_lane(Letters, "asked by the vendor to rest", breaker="open", open_until=LONG_AGO)
     rests = make_lane(Letters, "rests", breaker="open", open_until=soon)
     held = make_lane(Letters, "held", breaker="open", open_until=LONG_AGO, holder=1, leased_until=soon)
     watch()
     states = dict(Lane.objects.values_list("pk", "breaker"))
-    assert states == {over.pk: "half_open", rests.pk: "open", held.pk: "open"}
+    assert states == {over.pk: "half_open", asked.pk: "closed", rests.pk: "open", held.pk: "open"}
 
 
 # -- runs
