@@ -2,9 +2,10 @@
 
 Eight tenants send through twenty numbers: web and clusters as `manage.py run` starts them, and two more
 runners beside. Four tenants are in trouble of their own all the time: a dead token, a spoiled template, a
-vendor that hangs, odd answers. The other four are innocent. Each minute has a calm part, in which the innocent
-must keep 90 % of their rate, and a storm: every fault of the vendor, backends terminated, the database stopped
-without warning and started, runners killed and stopped past their lease. Webhooks are doubled, shuffled, early.
+vendor that hangs, odd answers. The other four are innocent. Each minute has a calm part, in which the
+innocent must keep 90 % of their rate, and a storm: every fault of the vendor, backends terminated, the
+database stopped without warning and started, runners killed and stopped past their lease. Webhooks are
+doubled, shuffled and early.
 
 At the end nobody may have been messaged twice or skipped, and every run and incident must be true. The
 database is a server of its own, in a folder that is kept with all logs when a bound was missed. Ends with 1
@@ -282,7 +283,8 @@ class Soak:
         self.breach(
             self.sql(
                 "SELECT b.id, count(*) FROM messaging_broadcast b"
-                " JOIN messaging_message m ON m.broadcast_id = b.id WHERE b.state = 'completed' AND m.state IN ('queued', 'claimed', 'sending') GROUP BY b.id"
+                " JOIN messaging_message m ON m.broadcast_id = b.id WHERE b.state = 'completed'"
+                " AND m.state IN ('queued', 'claimed', 'sending') GROUP BY b.id"
             ),
             "completed broadcasts with people left over",
         )
@@ -290,7 +292,8 @@ class Soak:
         self.breach(
             self.sql(
                 "SELECT id, claimed FROM engine_run WHERE state = 'done' AND queue = 'messaging'"
-                " AND claimed <> done + continued + retried + throttled + failed + in_doubt + held + given_back + overtaken"
+                " AND claimed <> done + continued + retried + throttled + failed + in_doubt + held"
+                " + given_back + overtaken"
             ),
             "runs whose counts do not add up",
         )
@@ -309,9 +312,7 @@ class Soak:
             "innocent_in_doubt": doubt,
             "states": dict(Counter(state for _, state, _ in rows)),
             "runs": dict(self.sql("SELECT state, count(*) FROM engine_run GROUP BY state")),
-            "incidents": self.sql(
-                "SELECT kind, count(*), count(ended_at) FROM engine_incident GROUP BY kind"
-            ),
+            "incidents": self.sql(incidents),
         }
 
 

@@ -95,11 +95,17 @@ class SandboxConfig:
         return merged
 
     def of(self, number: str) -> SandboxConfig:
-        """Return what holds for one number. Raises ValueError where `numbers` says what does not fit."""
+        """Return what holds for one number: its own faults, where it has any, and not everybody's.
+
+        Raises ValueError where `numbers` says what does not fit.
+        """
         own = self.numbers.get(number, {})
         if wrong := sorted(set(own) - set(OF_A_NUMBER)):
             raise ValueError(f"numbers: {wrong[0]} is not a number's own")
-        return replace(self, numbers={}).merge(own) if own else self
+        if not own:
+            return self
+        none = {**dict.fromkeys(FAULTS, 0.0), "errors": {}}
+        return replace(self, numbers={}).merge(none | dict(own))
 
     def faults(self) -> list[tuple[float, str]]:
         """Return the faults as a ladder: a die below the first number that exceeds it means that fault."""
