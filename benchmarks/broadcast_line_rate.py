@@ -5,8 +5,8 @@ The vendor counts in a sliding second what arrives with 15 ms of jitter. Measure
 - `one`: one process. 98 % of the line rate between the first and the last acceptance, at most 0.3 % refused,
   and what left never above 80 in a second; seen on arrival, of which 3 % may come from a neighbouring second.
 - `hand_overs`: the same through processes that end after ten seconds each, the next one waiting, as ticks do.
-- `lower`: a number whose true limit is 40 behind a set 80: 90 % of 40 from the tenth second on, refusals under
-  1.5 %.
+- `lower`: a number whose true limit is 40 behind a set 80: 90 % of 40 from the tenth second on, refusals
+  under 1.5 %.
 
 The baseline is the usual design in the same run, shortened: mark 70, send them in tens, wait for each ten,
 write the 70. Its time for all of them is extrapolated.

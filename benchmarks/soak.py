@@ -402,9 +402,7 @@ def main() -> int:
     print(f"# seed {seed}, evidence in {folder}", file=sys.stderr, flush=True)
     with ExitStack() as stack:
         soak = prepare(folder, stack, options.seconds, seed)
-        stack.callback(
-            lambda: [one.kill() for one in [*soak.runners, soak.web] if one and one.poll() is None]
-        )
+        stack.callback(soak.kill)
         found = work(soak, options.seconds)
     for breach in soak.breaches:
         print(f"BREACH {breach}", file=sys.stderr)
