@@ -148,10 +148,12 @@ def fill(
     tenants: int | None = None,
     rate: float = 80.0,
     max_in_flight: int | None = None,
+    state: str = "queued",
 ) -> Filled:
     """Write running broadcasts as launching would leave them, with one statement per 100,000 messages.
 
     Each sender is a tenant's of its own, or `tenants` share them out in turn, each with one token.
+    `state` is that of the messages: "read" makes history.
     """
     from django.db import connection, transaction
     from django.utils.timezone import now
@@ -238,7 +240,7 @@ def fill(
     for start in range(0, messages, FILL_ROWS):
         with transaction.atomic(), all_tenants(), connection.cursor() as cursor:
             stop = min(messages, start + FILL_ROWS) - 1
-            cursor.execute(_FILL, [*columns, start, stop, senders])
+            cursor.execute(_FILL, [*columns, start, stop, senders, state])
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE campaigns_contact, messaging_message, engine_lane, messaging_broadcaststep")
     return Filled(messages, columns[1], columns[2], addresses)
@@ -260,7 +262,7 @@ _FILL = """
     INSERT INTO messaging_message (tenant_id, lane_id, broadcast_id, step_id, contact_id, phone, parameters,
                                    state, due_at, attempts, error_code, error_detail, wamid, vendor_status,
                                    created_at)
-    SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), 'queued',
+    SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), %s,
            now(), 0, '', '', '', '', now()
       FROM contact JOIN target USING (tenant_id) ORDER BY contact.id"""
 
