@@ -1,4 +1,4 @@
-"""S11: does what is done cost more when much was done before? `python -m benchmarks.growth [--rows 10000000]`.
+"""S11: what does much history cost? `python -m benchmarks.growth [--rows 10000000]`.
 
 Sending (claims and settling included) and the first pages of the lists, beside 10,000 messages that were read
 long ago and beside `--rows` of them. The bound is 1.5 times. The history is written set-based, 100,000 rows a
