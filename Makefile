@@ -6,11 +6,13 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Tests side by side: more than there are cores, since many of them wait. Each has a database of its own.
+WORKERS ?= 4
 # Installed requirements are remembered by their content, so that a changed lock installs and an
 # unchanged one costs nothing.
 STAMP := .venv/.installed-$(shell cksum requirements/dev.txt | cut -d' ' -f1)
 
-.PHONY: help demo run test check format bench install lock stop
+.PHONY: help demo run test soak check format bench install lock stop
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +26,10 @@ run: install ## Web server and clusters for development
 	@$(BIN)/python manage.py run $(ARGS)
 
 test: install ## The whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+soak: install ## Ten minutes of everything that goes wrong, all at once; ARGS="--seconds 60" for less
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 check: install ## Format, lint, types, import arrows, missing migrations, system checks
 	$(BIN)/ruff format --check .

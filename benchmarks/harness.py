@@ -133,7 +133,7 @@ def _drop(admin: Any, name: str) -> None:
 
 @dataclass(slots=True, frozen=True)
 class Filled:
-    """Messages that wait to be sent, spread evenly over senders, each of a tenant of its own."""
+    """Messages that wait to be sent, spread evenly over senders."""
 
     messages: int
     lanes: list[int]
@@ -141,8 +141,20 @@ class Filled:
     addresses: list[str]
 
 
-def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: int | None = None) -> Filled:
-    """Write running broadcasts as launching would leave them, with one statement per 100,000 messages."""
+def fill(
+    *,
+    messages: int,
+    senders: int = 1,
+    tenants: int | None = None,
+    rate: float = 80.0,
+    max_in_flight: int | None = None,
+    state: str = "queued",
+) -> Filled:
+    """Write running broadcasts as launching would leave them, with one statement per 100,000 messages.
+
+    Each sender is a tenant's of its own, or `tenants` share them out in turn, each with one token.
+    `state` is that of the messages: "read" makes history.
+    """
     from django.db import connection, transaction
     from django.utils.timezone import now
 
@@ -154,13 +166,15 @@ def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: 
 
     with transaction.atomic(), all_tenants():
         first = Tenant.objects.count()
-        names = [f"bench {first + i}" for i in range(senders)]
+        names = [f"bench {first + i}" for i in range(tenants or senders)]
         addresses = [f"1{first + i:09}" for i in range(senders)]
-        tenants = Tenant.objects.bulk_create(Tenant(name=n, slug=n.replace(" ", "-")) for n in names)
-        tokens = [ProviderToken(tenant=tenant, provider="whatsapp", label="bench") for tenant in tenants]
+        made_tenants = Tenant.objects.bulk_create(Tenant(name=n, slug=n.replace(" ", "-")) for n in names)
+        tokens = [ProviderToken(tenant=tenant, provider="whatsapp", label="bench") for tenant in made_tenants]
         for token in tokens:
             token.secret = f"EAAG-bench-{token.tenant_id}"
         ProviderToken.objects.bulk_create(tokens)
+        turns = [i % len(made_tenants) for i in range(senders)]
+        owners, tokens = [made_tenants[turn] for turn in turns], [tokens[turn] for turn in turns]
         lanes = Lane.objects.bulk_create(
             Lane(
                 tenant_id=token.tenant_id,
@@ -192,11 +206,12 @@ def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: 
                 body="Hello {{1}}, your offer is ready.",
                 variables=["name"],
             )
-            for tenant in tenants
+            for tenant in made_tenants
         )
         campaigns = Campaign.objects.bulk_create(
-            Campaign(tenant=tenant, name="bench", state=Campaign.State.ACTIVE) for tenant in tenants
+            Campaign(tenant=tenant, name="bench", state=Campaign.State.ACTIVE) for tenant in made_tenants
         )
+        templates, campaigns = [templates[turn] for turn in turns], [campaigns[turn] for turn in turns]
         broadcasts = Broadcast.objects.bulk_create(
             Broadcast(
                 tenant_id=sender.tenant_id,
@@ -227,11 +242,11 @@ def fill(*, messages: int, senders: int = 1, rate: float = 80.0, max_in_flight: 
             )
             for broadcast, template in zip(broadcasts, templates, strict=True)
         )
-    columns = [[row.pk for row in rows] for rows in (tenants, lanes, broadcasts, steps)]
+    columns = [[row.pk for row in rows] for rows in (owners, lanes, broadcasts, steps)]
     for start in range(0, messages, FILL_ROWS):
         with transaction.atomic(), all_tenants(), connection.cursor() as cursor:
             stop = min(messages, start + FILL_ROWS) - 1
-            cursor.execute(_FILL, [*columns, start, stop, senders])
+            cursor.execute(_FILL, [*columns, start, stop, senders, state])
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE campaigns_contact, messaging_message, engine_lane, messaging_broadcaststep")
     return Filled(messages, columns[1], columns[2], addresses)
@@ -253,7 +268,7 @@ _FILL = """
     INSERT INTO messaging_message (tenant_id, lane_id, broadcast_id, step_id, contact_id, phone, parameters,
                                    state, due_at, attempts, error_code, error_detail, wamid, vendor_status,
                                    created_at)
-    SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), 'queued',
+    SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), %s,
            now(), 0, '', '', '', '', now()
       FROM contact JOIN target USING (tenant_id) ORDER BY contact.id"""
 

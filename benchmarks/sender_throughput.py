@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from benchmarks.harness import Filled, Sandbox, fill, running, sandbox, say, scratch_database
 
-RATIO = 4.0
+RATIO = 2.0
 TARGET = 5_200
 LIBRARIES = ("axios@1.7.9", "agentkeepalive@4.6.0", "pg@8.13.1")
 SENDERS, IN_FLIGHT, RATE = 300, 10, 1_000.0

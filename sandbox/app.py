@@ -90,6 +90,8 @@ class Sandbox:
 
     def _configure(self, data: dict[str, Any]) -> Answer:
         self.whatsapp.configure(self.config.merge(data))
+        if "hang_all" in data:
+            self.whatsapp.hang(self.config.hang_all)
         return Answer(body=orjson.dumps(self.config.as_json()))
 
     def _post(self, data: dict[str, Any]) -> Answer:

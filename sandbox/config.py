@@ -14,19 +14,25 @@ FAULTS = (
     "hang_before",
     "hang_after",
     "unreadable",
+    "odd_error",
+    "odd_wamid",
+    "odd_shape",
 )
+OF_A_NUMBER = (*FAULTS, "errors", "hang_seconds", "latency_ms")
+"""What `numbers` may set for one number alone."""
 
 
 @dataclass(slots=True, frozen=True)
 class SandboxConfig:
     """Everything that can be chosen. Shares are of 1, times in seconds, unless a name says otherwise.
 
-    The faults (`fail_…`, `reset_…`, `hang_…`, `unreadable`, `errors`) exclude each other per request, so
-    their shares must not add up to more than 1.
+    The faults (`fail_…`, `reset_…`, `hang_before`, `hang_after`, `unreadable`, `odd_…`, `errors`) exclude
+    each other per request, so their shares must not add up to more than 1.
     """
 
     # How it answers
     latency_ms: tuple[float, float] = (150.0, 50.0)  # mean, standard deviation
+    jitter_ms: float = 0.0  # standard deviation by which an arrival is counted early or late
     rate: float = 80.0  # messages per number in any second, 130429 above it; 0: no limit
     rates: Mapping[str, float] = field(default_factory=dict)  # the same for single numbers
     dead_tokens: frozenset[str] = frozenset()  # answered with 190
@@ -44,8 +50,13 @@ class SandboxConfig:
     hang_before: float = 0.0  # no answer for `hang_seconds`; not accepted
     hang_after: float = 0.0  # likewise; accepted
     hang_seconds: float = 60.0
+    hang_all: float = 0.0  # from the moment it is set, for so many seconds: nobody is answered or accepted
     unreadable: float = 0.0  # 200 with half an answer; accepted
+    odd_error: float = 0.0  # 500 whose words hold a NUL and run over 100,000 characters; not accepted
+    odd_wamid: float = 0.0  # 200 with an id of 200 characters; accepted
+    odd_shape: float = 0.0  # 200 with JSON of another shape; accepted
     errors: Mapping[str, float] = field(default_factory=dict)  # code -> share; not accepted
+    numbers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # number -> its own faults
     burst_every: float = 0.0  # every so many seconds, 130429 for all …
     burst_length: float = 0.0  # … during so many seconds
 
@@ -78,9 +89,24 @@ class SandboxConfig:
         merged = replace(self, **values)
         if len(merged.faults()) and merged.faults()[-1][0] > 1 + 1e-9:
             raise ValueError("the faults' shares add up to more than 1")
+        for number in merged.numbers:
+            merged.of(number)
         if not 1 <= merged.webhook_batch <= 1_000:
             raise ValueError("webhook_batch must be between 1 and 1,000")
         return merged
+
+    def of(self, number: str) -> SandboxConfig:
+        """Return what holds for one number: its own faults, where it has any, and not everybody's.
+
+        Raises ValueError where `numbers` says what does not fit.
+        """
+        own = self.numbers.get(number, {})
+        if wrong := sorted(set(own) - set(OF_A_NUMBER)):
+            raise ValueError(f"numbers: {wrong[0]} is not a number's own")
+        if not own:
+            return self
+        none = {**dict.fromkeys(FAULTS, 0.0), "errors": {}}
+        return replace(self, numbers={}).merge(none | dict(own))
 
     def faults(self) -> list[tuple[float, str]]:
         """Return the faults as a ladder: a die below the first number that exceeds it means that fault."""
@@ -121,7 +147,11 @@ def _fit(name: str, value: Any, like: Any) -> Any:
             return frozenset(str(item) for item in value)
         case tuple(), [mean, deviation] if _is_amount(mean) and _is_amount(deviation):
             return (float(mean), float(deviation))
-        case Mapping(), Mapping() if all(_is_amount(share) for share in value.values()):
+        case Mapping(), Mapping() if name == "numbers" and all(
+            isinstance(own, Mapping) for own in value.values()
+        ):
+            return {str(number): dict(own) for number, own in value.items()}
+        case Mapping(), Mapping() if name != "numbers" and all(_is_amount(share) for share in value.values()):
             return {str(key): float(share) for key, share in value.items()}
         case ((int() | float()), _) if not isinstance(like, bool) and _is_amount(value):
             return type(like)(value)

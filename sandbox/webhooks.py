@@ -37,6 +37,7 @@ class Poster:
         self._serial = 0
         self._posts: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
+        self._ticks_at = 0.0
         self._client: Client | None = None
         self.counts: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
@@ -87,9 +88,10 @@ class Poster:
         """Tick after that long, or sooner when a tick is already due sooner."""
         loop = asyncio.get_running_loop()
         if self._ticking is not None:
-            if self._ticking.when() <= loop.time() + after:
+            if self._ticks_at <= loop.time() + after:
                 return
             self._ticking.cancel()
+        self._ticks_at = loop.time() + after  # uvloop's handle of an immediate call does not know
         self._ticking = loop.call_later(after, self._tick)
 
     def _tick(self) -> None:

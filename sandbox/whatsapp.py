@@ -62,11 +62,18 @@ class WhatsApp:
         self._serial = 0
         self.numbers: dict[str, Number] = {}
         self.configure(config)
+        self.hang(config.hang_all)
 
     def configure(self, config: SandboxConfig) -> None:
         self.config = config
-        self._faults = config.faults()
+        self._own = {number: config.of(number) for number in config.numbers}
+        self._faults = {number: own.faults() for number, own in self._own.items()}
+        self._everybodys = config.faults()
         self._failures = config.failures()
+
+    def hang(self, seconds: float) -> None:
+        """Answer nobody from now on, for so long."""
+        self._hangs_until = time.monotonic() + seconds
 
     def reset(self) -> None:
         self.numbers.clear()
@@ -81,7 +88,7 @@ class WhatsApp:
         if refusal := self._refuse_token(request):
             return self._delayed(refusal)
         if len(parts) == 4 and parts[3] == "messages" and request.method == "POST":
-            return self._delayed(self._send(parts[2], request))
+            return self._delayed(self._send(parts[2], request), parts[2])
         if request.method == "GET" and len(parts) == 4 and parts[3] == "message_templates":
             return self._delayed(self._templates(request))
         if request.method == "GET" and len(parts) == 4 and parts[3] == "phone_numbers":
@@ -90,8 +97,8 @@ class WhatsApp:
             return self._delayed(self._about(parts[2]))
         return self._delayed(error("100", f"Unsupported {request.method.lower()} request"))
 
-    def _delayed(self, answer: Answer) -> Answer:
-        mean, deviation = self.config.latency_ms
+    def _delayed(self, answer: Answer, number: str = "") -> Answer:
+        mean, deviation = self._own.get(number, self.config).latency_ms
         if mean and not answer.delay:
             answer.delay = max(0.001, random.gauss(mean, deviation) / 1_000)
         return answer
@@ -120,11 +127,17 @@ class WhatsApp:
         return self._judge(number_id, number, request)
 
     def _judge(self, number_id: str, number: Number, request: Request) -> Answer:
-        config = self.config
+        config = self._own.get(number_id, self.config)
+        if request.arrived < self._hangs_until:
+            number.faults["hang_all"] += 1
+            return Answer(reset=True, delay=config.hang_seconds)
+        counted = request.arrived
+        if config.jitter_ms:  # as the queues of a network would: no further than four deviations
+            counted += max(-4.0, min(4.0, random.gauss())) * config.jitter_ms / 1_000
         code, details, message = self._read(request.body)
         if not code:
-            code, details = self._limit(number_id, number, request.arrived)
-        fault = self._fault() if not code else ""
+            code, details = self._limit(number_id, number, counted)
+        fault = self._fault(number_id) if not code else ""
         if fault in config.errors:
             code, details = fault, "As the sandbox was told to answer"
         if code:
@@ -140,10 +153,14 @@ class WhatsApp:
             return Answer(reset=True)
         if fault == "hang_before":
             return Answer(reset=True, delay=config.hang_seconds)
-        number.taken.add(request.arrived)
+        if fault == "odd_error":
+            return error("131000", "A word with \0 in it, and many more. " * 3_000)
+        number.taken.add(counted)
         to, attempt, template = message
         self._serial += 1
         wamid = f"{self._wamid}{self._serial:x}"
+        if fault == "odd_wamid":
+            wamid = wamid.ljust(200, "x")
         at = time.time() - (time.monotonic() - request.arrived)
         number.accept(Accepted(to, attempt, wamid, template, at))
         told = self._tell(number_id, wamid, to, attempt) if config.webhook_url else None
@@ -153,6 +170,8 @@ class WhatsApp:
             return Answer(reset=True, delay=config.hang_seconds)
         if fault == "unreadable":
             return Answer(200, b'{"messaging_product":"whatsapp","contacts":[{"inp')
+        if fault == "odd_shape":
+            return Answer(200, b'{"messages":{"id":7},"contacts":null}')
         body = (
             f'{{"messaging_product":"whatsapp","contacts":[{{"input":"{to}","wa_id":"{to}"}}],'
             f'"messages":[{{"id":"{wamid}","message_status":"accepted"}}]}}'
@@ -194,11 +213,12 @@ class WhatsApp:
             return "130429", f"Message throughput reached: {rate:g} per second"
         return "", ""
 
-    def _fault(self) -> str:
-        if not self._faults:
+    def _fault(self, number_id: str) -> str:
+        faults = self._faults.get(number_id, self._everybodys)
+        if not faults:
             return ""
         die = random.random()
-        return next((name for threshold, name in self._faults if die < threshold), "")
+        return next((name for threshold, name in faults if die < threshold), "")
 
     def _tell(self, number: str, wamid: str, to: str, attempt: str) -> asyncio.Future[None] | None:
         """Queue an accepted message's updates; with `webhook_first`, return what its answer waits for."""

@@ -2,8 +2,11 @@
 
 import ipaddress
 import os
+import random
+import secrets
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +23,65 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
     """Start or attach to the embedded server when the first test asks for a database, not before."""
     ensure_database()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _databases_are_emptied_quickly() -> Iterator[None]:
+    """Have a test that commits leave an empty database in milliseconds."""
+    from django.test import TransactionTestCase
+
+    from tests.emptying import empty_database
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty_database)
+        yield
+
+
+# -- side by side
+
+GROUPS = {
+    "tests/reliability/": "rates",
+    "tests/config/test_localpg.py": "servers",
+    "tests/config/test_localpg_refusals.py": "servers that refuse",
+    "tests/config/test_run.py": "run",
+    "tests/config/test_demo.py": "demo",
+    "tests/config/test_supervisor.py": "supervisor",
+    "tests/browser/": "browser",
+}
+"""Tests that start processes of their own stay together in one worker, one after the other: they share what
+they start, and rates are measured by one of them at a time. The groups are begun first, side by side."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for path, group in GROUPS.items():
+        if item.nodeid.startswith(path):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")  # set by pytest-xdist
+
+
+# -- what is random
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """Dice whose seed a failing test shows. `SEED=…` in the environment throws them again."""
+    seed = int(os.environ.get("SEED") or secrets.randbelow(10**9))
+    sys.stdout.write(f"SEED={seed}\n")
+    return random.Random(seed)
+
+
+# -- passwords
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passwords_cost_nothing() -> None:
+    """Hash passwords cheaply: a third of a second for each user that a test makes shows nothing."""
+    from django.conf import settings
+
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 # -- network
@@ -88,6 +150,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _is_worker(session.config):
+        return  # the browser's tests are perhaps another worker's
     if os.environ.get("REQUIRE_BROWSER") and not _passed and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

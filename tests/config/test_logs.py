@@ -50,7 +50,8 @@ def written(request: Any) -> Iterator[io.StringIO]:
     root.handlers[:] = before
 
 
-@pytest.mark.parametrize(("text", "secret"), CASES)
+# Numbered, since some of the texts are made anew in each process: workers must agree on names.
+@pytest.mark.parametrize(("text", "secret"), CASES, ids=range(len(CASES)))
 def test_secrets_are_taken_out_of_messages_arguments_fields_and_tracebacks(
     text: str, secret: str, written: io.StringIO
 ) -> None:

