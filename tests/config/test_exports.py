@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.config.processes import environment, until
 from tests.messaging.build import make_broadcast, make_contacts
 
 EXPORT = "/api/v1/messages/export/"
-MESSAGES = 50_000
+MESSAGES = 40_000
 """Enough that 16 exports of them are a minute's work, and that none fits in a socket's buffers."""
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,29 +83,42 @@ def globex() -> str:
         return create_tenant(name="Globex")[1]
 
 
-def begin_export(server: Web, key: str) -> tuple[socket.socket, bytes]:
-    """Ask for an export and read no more than its beginning. Returns the open socket and that."""
-    asking = socket.socket()
-    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    asking.settimeout(20)
-    asking.connect(("127.0.0.1", server.port))
-    lines = [f"GET {EXPORT} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", f"Authorization: Bearer {key}"]
-    asking.sendall("\r\n".join([*lines, "", ""]).encode())
-    return asking, asking.recv(512)
+Begin = Callable[[str], tuple[socket.socket, bytes]]
+
+
+@pytest.fixture
+def begin(server: Web) -> Iterator[Begin]:
+    """Ask for an export with a key and read no more than its beginning: gives the open socket and that."""
+    opened: list[socket.socket] = []
+
+    def begin_export(key: str) -> tuple[socket.socket, bytes]:
+        asking = socket.socket()
+        opened.append(asking)
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asking.settimeout(20)
+        asking.connect(("127.0.0.1", server.port))
+        lines = [f"GET {EXPORT} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", f"Authorization: Bearer {key}"]
+        asking.sendall("\r\n".join([*lines, "", ""]).encode())
+        return asking, asking.recv(1000)
+
+    yield begin_export
+    for asking in opened:
+        abort(asking)
 
 
 def abort(asking: socket.socket) -> None:
     """Close with a reset, as a client that was killed."""
-    asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    asking.close()
+    if asking.fileno() >= 0:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asking.close()
 
 
 def test_sixteen_aborted_exports_keep_nobody_waiting(
-    server: Web, acme: tuple[Tenant, str], globex: str
+    server: Web, begin: Begin, acme: tuple[Tenant, str], globex: str
 ) -> None:
     with httpx.Client(base_url=server.url, timeout=5) as client:
         for _ in range(16):
-            asking, _beginning = begin_export(server, acme[1])
+            asking, _beginning = begin(acme[1])
             abort(asking)
         for key in (acme[1], globex):
             answer = client.get("/api/v1/messages/", headers={"Authorization": f"Bearer {key}"})
@@ -113,6 +126,24 @@ def test_sixteen_aborted_exports_keep_nobody_waiting(
         assert client.get("/admin/login/").status_code == 200
         assert client.get("/health/live").status_code == 200
     until(lambda: not exporting(), seconds=5, what="their queries have ended")
+
+
+def test_a_tenant_has_two_exports_at_once_and_a_third_is_told_to_wait(
+    begin: Begin, acme: tuple[Tenant, str], globex: str
+) -> None:
+    first, second, third = (begin(acme[1]) for _ in range(3))
+    assert [answer.split(b" ", 2)[1] for _, answer in (first, second, third)] == [b"200", b"200", b"429"]
+    assert b"retry-after: 10" in third[1].lower()
+    assert b"application/problem+json" in third[1]
+    assert begin(globex)[1].startswith(b"HTTP/1.1 200"), "somebody else's do not count"
+    abort(second[0])
+    until(lambda: begin(acme[1])[1].startswith(b"HTTP/1.1 200"), what="its place is free")
+
+
+def test_an_export_that_is_read_to_its_end_is_whole(server: Web, acme: tuple[Tenant, str]) -> None:
+    for _ in range(3):  # each leaves its place to the next
+        answer = httpx.get(server.url + EXPORT, headers={"Authorization": f"Bearer {acme[1]}"}, timeout=60)
+        assert (answer.status_code, answer.content.count(b"\n")) == (200, MESSAGES + 1)
 
 
 def exporting() -> int:

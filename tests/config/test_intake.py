@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -361,6 +362,26 @@ def test_health_is_told(web: Any) -> None:
     assert ready.status_code == 200
     assert ready.json()["status"] == "ready"
     assert 9 <= ready.json()["clusters"]["messaging"] < 60
+
+
+def test_a_process_whose_django_answers_nobody_is_not_alive(
+    monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    monkeypatch.setattr(asgi, "LIVE_SECONDS", 0.05)
+    go_on = threading.Event()
+
+    async def talk() -> list[int]:
+        async with serving() as (client, application):
+            threads = application.django
+            stuck = [threads.threads.submit(go_on.wait, 10) for _ in range(2)]  # all there are
+            threads.answered_at -= 1
+            during = await client.get("/health/live")
+            go_on.set()
+            await asyncio.gather(*map(asyncio.wrap_future, stuck))
+            monkeypatch.setattr(asgi, "LIVE_SECONDS", 5)
+            return [during.status_code, (await client.get("/health/live")).status_code]
+
+    assert asyncio.run(talk()) == [503, 200]
 
 
 def end_connections() -> None:
