@@ -23,7 +23,7 @@ from django.core.checks import ERROR, run_checks  # noqa: E402
 
 from config import checks, health, metrics  # noqa: E402
 from config.django_threads import DjangoThreads  # noqa: E402
-from config.hot import Answer, Paths, Receive, Scope, Send, send_answer  # noqa: E402
+from config.hot import Answer, Paths, Receive, Scope, Send, problem, send_answer  # noqa: E402
 from config.localpg import DatabaseUnavailable, ensure_database  # noqa: E402
 from config.webhooks import WhatsAppWebhook  # noqa: E402
 from engine.clock.schedules import enqueue  # noqa: E402
@@ -92,7 +92,9 @@ class Application:
     async def ready(self, _scope: Scope, _receive: Receive) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self.slow, health.ready)
 
-    async def metrics(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def metrics(self, scope: Scope, _receive: Receive) -> Answer:
+        if not metrics.may_ask(scope):
+            return problem(403, "Ask from this machine, or with METRICS_TOKEN as bearer token")
         return await asyncio.get_running_loop().run_in_executor(self.slow, metrics.scrape)
 
 

@@ -36,6 +36,8 @@ META_APP_SECRET = env("META_APP_SECRET", default=DEMO_META_APP_SECRET)
 DEMO_META_VERIFY_TOKEN = "demo-verify-token"  # noqa: S105 - refused when DEBUG is off
 META_VERIFY_TOKEN = env("META_VERIFY_TOKEN", default=DEMO_META_VERIFY_TOKEN)
 
+METRICS_TOKEN = env("METRICS_TOKEN", default="")  # empty: /metrics answers this machine alone
+
 LOGGING = logging_config(
     LOG_FORMAT,
     secrets=[
@@ -43,6 +45,7 @@ LOGGING = logging_config(
         *TOKEN_KEYS,
         META_APP_SECRET,
         META_VERIFY_TOKEN,
+        METRICS_TOKEN,
         SENTRY_DSN,
         *ALERT_URLS,
     ],

@@ -78,6 +78,7 @@ WRONG_ALWAYS: list[tuple[str, dict[str, Any]]] = [
     ("E025", {"Q_CLUSTER": {**Q, "max_attempts": 0}}),
     ("E025", {"Q_CLUSTER": {**Q, "ack_failures": False}}),
     ("E026", {"API_REQUESTS_PER_MINUTE": 0}),
+    ("E030", {"METRICS_TOKEN": "short"}),
 ]
 
 
