@@ -83,7 +83,7 @@ class WhatsAppWebhook:
             log.warning("webhook refused", provider="whatsapp", reason=str(error), size=len(body))
             return problem(403, f"Refused: {error}")
         try:
-            await self.receipts.put(("whatsapp", body), size=len(body))
+            await self.receipts.put(("whatsapp", None, body), size=len(body))
         except IntakeFull:
             return problem(503, "Too much is waiting", **{"retry-after": "1"})
         except IntakeDown:
