@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
@@ -35,9 +37,9 @@ def test_one_given_up_on_is_applied_once_the_cause_is_mended(
 ) -> None:
     applied: list[bytes] = []
 
-    def apply(bodies: list[bytes]) -> int:
-        applied.extend(bodies)
-        return len(bodies)
+    def apply(received: Sequence[receipts.Received]) -> int:
+        applied.extend(one.body for one in received)
+        return len(received)
 
     monkeypatch.setitem(receipts._appliers, "strange", apply)
     run_events()
