@@ -15,6 +15,6 @@ class MessagingConfig(AppConfig):
         from messaging.watch import long_in_doubt
 
         register_queue("messaging", Runner(MessageProcessor()))
-        register("whatsapp", apply_whatsapp)
+        register("whatsapp", lambda received: apply_whatsapp([one.body for one in received]))
         register_check("in_doubt", long_in_doubt)
         register_schedule(Entry("broadcasts", "messaging.actions.tend_broadcasts"))
