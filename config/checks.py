@@ -280,6 +280,14 @@ def metrics_token() -> Iterator[CheckMessage]:
         )
 
 
+@check
+def receipt_days() -> Iterator[CheckMessage]:
+    if settings.RECEIPT_DAYS < 1:
+        yield error(
+            31, "RECEIPT_DAYS would delete webhooks at once.", "Set it to 1 or more; the default is 7."
+        )
+
+
 def is_origin(url: str) -> bool:
     """Is this a scheme and a host, with a port or without, and nothing else?"""
     try:

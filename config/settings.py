@@ -130,6 +130,7 @@ BROKER_URL = env("BROKER_URL", default="")
 QUEUES = ["verification", "messaging", "tracking", "events"]
 SEND_TIMEOUT = env.float("SEND_TIMEOUT", default=20.0)  # for a message's whole exchange, in seconds
 LEASE_SECONDS = env.float("LEASE_SECONDS", default=15.0)  # how long a dead runner keeps its lanes
+RECEIPT_DAYS = env.int("RECEIPT_DAYS", default=7)  # how long an applied webhook is kept
 TICK_SECONDS = 50  # a run ends by itself here, well below the timeout at which django-q2 kills it
 Q_CLUSTER = {
     "name": "turnout",

@@ -108,7 +108,7 @@ class Receipts:
         idle_seconds: float = inf,
         successor: Callable[[], object] | None = None,
     ) -> Report:
-        """Apply what is due until the deadline, or until nothing is left. What is done is recorded as a run."""
+        """Apply what is due until the deadline, or until nothing is left. Work is recorded as a run."""
         report, started = Report(QUEUE, batch_size=BATCH), time.monotonic()
         deadline, busy_at = started + seconds, started
         with RunRecord(QUEUE, "receipts", report, waiting=self.waiting) as record:

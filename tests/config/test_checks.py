@@ -79,6 +79,7 @@ WRONG_ALWAYS: list[tuple[str, dict[str, Any]]] = [
     ("E025", {"Q_CLUSTER": {**Q, "ack_failures": False}}),
     ("E026", {"API_REQUESTS_PER_MINUTE": 0}),
     ("E030", {"METRICS_TOKEN": "short"}),
+    ("E031", {"RECEIPT_DAYS": 0}),
 ]
 
 
