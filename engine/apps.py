@@ -5,10 +5,13 @@ class EngineConfig(AppConfig):
     name = "engine"
 
     def ready(self) -> None:
+        from engine.actions.retention import unmade_partitions
         from engine.clock.schedules import Entry, register_schedule
         from engine.inbox.receipts import Receipts
         from engine.processor.contract import register_queue
+        from engine.watch.checks import register_check
 
         register_queue("events", Receipts())
+        register_check("partition", unmade_partitions)
         register_schedule(Entry("partitions", "engine.store.partitions.make_partitions", minutes=24 * 60))
         register_schedule(Entry("purge", "engine.actions.retention.purge_by_schedule", minutes=60))

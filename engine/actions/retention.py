@@ -14,7 +14,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
-from engine.store.partitions import drop_old_partitions
+from engine.store.partitions import drop_old_partitions, missing_partitions
+from engine.watch.checks import Finding
 from tenants.scope import all_tenants
 
 log = structlog.stdlib.get_logger("turnout.retention")
@@ -75,6 +76,16 @@ def purge_by_schedule() -> dict[str, int]:
     if any(counts.values()):
         log.info("history purged", **{what.replace(" ", "_"): n for what, n in counts.items()})
     return counts
+
+
+def unmade_partitions() -> list[Finding]:
+    """Find the months, this one and the next, whose rows would be refused for want of a partition."""
+    return [
+        Finding(
+            f"partition:{name}", f"{name} is missing: run `manage.py make_partitions`", severity="critical"
+        )
+        for name in missing_partitions()
+    ]
 
 
 def _count(rule: Kept, before: Any) -> int:

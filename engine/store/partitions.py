@@ -31,7 +31,7 @@ _tables: dict[str, Partitioned] = {}
 
 
 def register_partitioned(table: str, *, keep_months: int | None = None) -> None:
-    """Let this table's months be made, and dropped when `keep_months` have passed; from an app's `ready()`."""
+    """Let this table's months be made, and dropped after `keep_months`; from an app's `ready()`."""
     _tables[table] = Partitioned(table, keep_months)
 
 

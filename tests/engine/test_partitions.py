@@ -11,6 +11,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 
 from engine.inbox.group_commit import database_conninfo
+from engine.models import Incident
 from engine.store import partitions
 from engine.store.partitions import (
     drop_old_partitions,
@@ -18,6 +19,7 @@ from engine.store.partitions import (
     missing_partitions,
     register_partitioned,
 )
+from engine.watch.checks import watch_everything
 from tenants.scope import ALL_ROWS_ROLE, all_tenants
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,6 +74,16 @@ def test_what_is_missing_is_named() -> None:
     assert missing_partitions(months=1, today=TODAY) == ["test_log_2026_12"]
     make_partitions(months=1, today=TODAY)
     assert missing_partitions(months=1, today=TODAY) == []
+
+
+def test_a_missing_month_is_an_incident_until_it_is_made() -> None:
+    with all_tenants():
+        watch_everything()
+        opened = set(Incident.objects.filter(kind="partition", ended_at=None).values_list("scope", flat=True))
+        made = make_partitions(months=1)
+        assert opened == {f"partition:{name}" for name in made}
+        watch_everything()
+        assert not Incident.objects.filter(kind="partition", ended_at=None).exists()
 
 
 def test_a_month_is_made_while_somebody_writes_to_the_table() -> None:
