@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from urllib.parse import quote
+from typing import Final
 
 import structlog
-from a2wsgi import WSGIMiddleware
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -25,7 +22,8 @@ from django.contrib.staticfiles.handlers import StaticFilesHandler  # noqa: E402
 from django.core.checks import ERROR, run_checks  # noqa: E402
 
 from config import checks, health, metrics  # noqa: E402
-from config.hot import Answer, Receive, Scope, Send, send_answer  # noqa: E402
+from config.django_threads import DjangoThreads  # noqa: E402
+from config.hot import Answer, Paths, Receive, Scope, Send, problem, send_answer  # noqa: E402
 from config.localpg import DatabaseUnavailable, ensure_database  # noqa: E402
 from config.webhooks import PREFIX, Webhooks  # noqa: E402
 from engine.clock.schedules import enqueue  # noqa: E402
@@ -33,7 +31,7 @@ from engine.inbox.group_commit import STORE_RECEIPTS, GroupCommit, Nudge  # noqa
 
 log = structlog.stdlib.get_logger("turnout.web")
 
-HotPath = Callable[[Scope, Receive], Awaitable[Answer]]
+LIVE_SECONDS: Final = 3.0  # less than whoever asks `/health/live` waits
 
 
 class Application:
@@ -41,31 +39,21 @@ class Application:
 
     def __init__(self, *, threads: int = 16) -> None:
         # With DEBUG the static files come from the apps; else from STATIC_ROOT, served by the web server.
-        wsgi: Any = StaticFilesHandler(django) if settings.DEBUG else django
-        self.django: Any = WSGIMiddleware(wsgi, workers=threads)
+        self.django = DjangoThreads(StaticFilesHandler(django) if settings.DEBUG else django, threads=threads)
         self.slow = ThreadPoolExecutor(2, thread_name_prefix="health")
-        self.paths: dict[str, HotPath] = {
-            "/health/live": self.live,
-            "/health/ready": self.ready,
-            "/metrics": self.metrics,
-        }
+        self.paths = Paths()
+        for slash in ("", "/"):
+            self.paths.add(f"/health/live{slash}", self.live)
+            self.paths.add(f"/health/ready{slash}", self.ready)
+        self.paths.add("/metrics", self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = self.paths.get(scope["path"].rstrip("/"))
-            if path is None and scope["path"].startswith(PREFIX):
-                path = self.webhooks
-            if path is not None:
-                await send_answer(send, await path(scope, receive))
+            answer = await self.paths.answer(scope, receive)
+            if answer is not None:
+                await send_answer(send, answer)
             else:
-                # a2wsgi takes the query for ASCII, which a client need not keep to
-                scope["query_string"] = quote(scope["query_string"], safe="!#$%&'()*+,/:;=?@[]~").encode()
-
-                # and wants a coroutine to receive by, where granian gives something awaitable
-                async def receive_by_coroutine() -> Any:
-                    return await receive()
-
-                await self.django(scope, receive_by_coroutine, send)
+                await self.django(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self.live_through(receive, send)
         else:
@@ -94,15 +82,17 @@ class Application:
         self.nudge.start()
         self.receipts = GroupCommit(STORE_RECEIPTS, after_commit=self.nudge.ask)
         self.receipts.start()
-        self.webhooks = Webhooks(self.receipts)
+        self.paths.add_prefix(PREFIX, Webhooks(self.receipts))
 
     async def live(self, _scope: Scope, _receive: Receive) -> Answer:
-        return health.live()
+        return health.live(await self.django.answers(health.live_request(), seconds=LIVE_SECONDS))
 
     async def ready(self, _scope: Scope, _receive: Receive) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self.slow, health.ready)
 
-    async def metrics(self, _scope: Scope, _receive: Receive) -> Answer:
+    async def metrics(self, scope: Scope, _receive: Receive) -> Answer:
+        if not metrics.may_ask(scope):
+            return problem(403, "Ask from this machine, or with METRICS_TOKEN as bearer token")
         return await asyncio.get_running_loop().run_in_executor(self.slow, metrics.scrape)
 
 

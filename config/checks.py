@@ -264,6 +264,24 @@ def api_rate() -> Iterator[CheckMessage]:
         )
 
 
+@check
+def metrics_token() -> Iterator[CheckMessage]:
+    if settings.METRICS_TOKEN and len(settings.METRICS_TOKEN) < 20:
+        yield error(
+            30,
+            "METRICS_TOKEN is too weak: 20 characters at least.",
+            f"Set METRICS_TOKEN: {NEW_WORD}; or leave it out, and /metrics answers this machine alone.",
+        )
+
+
+@check
+def receipt_days() -> Iterator[CheckMessage]:
+    if settings.RECEIPT_DAYS < 1:
+        yield error(
+            31, "RECEIPT_DAYS would delete webhooks at once.", "Set it to 1 or more; the default is 7."
+        )
+
+
 def is_origin(url: str) -> bool:
     """Is this a scheme and a host, with a port or without, and nothing else?"""
     try:

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse
 
-from config.hot import Answer, json_answer
+from config.hot import Answer, Scope, json_answer, problem
 
 _migrated = False  # once true it stays so: a process never runs behind its own migrations
 
 
-def live() -> Answer:
-    """Answer as long as this process turns its loop."""
-    return Answer(200, b"ok")
+def live(django_answers: bool) -> Answer:
+    """Say whether this process should be left running: its loop turns, and Django's threads get on."""
+    return Answer(200, b"ok") if django_answers else problem(503, "Django does not answer")
+
+
+def live_request() -> Scope:
+    """Make the request that asks Django whether it answers: through all its middleware, no database."""
+    public = urlsplit(settings.PUBLIC_URL)
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": public.scheme,
+        "path": "/health/live",
+        "query_string": b"",
+        "headers": [(b"host", public.netloc.encode())],
+    }
+
+
+def live_view(_request: HttpRequest) -> HttpResponse:
+    """Django's half of `/health/live`."""
+    return HttpResponse("ok", content_type="text/plain")
 
 
 def ready() -> Answer:

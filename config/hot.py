@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -78,3 +78,65 @@ async def send_answer(send: Send, answer: Answer) -> None:
         }
     )
     await send({"type": "http.response.body", "body": answer.body})
+
+
+HotPath = Callable[[Scope, Receive], Awaitable[Answer | None]]
+"""Answers a request on the event loop. None declines it, and it goes to Django: before any of its body is
+read, since what is read is gone."""
+
+ANY_METHOD: Final = None
+
+
+class Paths:
+    """Which addresses are answered without Django, by method and by exact path or prefix.
+
+    An exact path goes before a prefix and a longer prefix before a shorter one. What is not in here, or in
+    here for other methods only, is Django's.
+    """
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[tuple[Collection[str] | None, HotPath]]] = {}
+        self._prefixes: list[tuple[str, Collection[str] | None, HotPath]] = []
+
+    def add(self, path: str, answer: HotPath, *, methods: Collection[str] | None = ANY_METHOD) -> None:
+        """Answer `path`, just as it is written: with a slash at its end is another address."""
+        self._exact.setdefault(path, []).append((methods, answer))
+
+    def add_prefix(
+        self, prefix: str, answer: HotPath, *, methods: Collection[str] | None = ANY_METHOD
+    ) -> None:
+        """Answer every path that begins with `prefix`, e.g. `/r/`, and goes on."""
+        self._prefixes.append((prefix, methods, answer))
+        self._prefixes.sort(key=lambda entry: -len(entry[0]))
+
+    def find(self, method: str, path: str) -> HotPath | None:
+        for methods, answer in self._exact.get(path, ()):
+            if methods is ANY_METHOD or method in methods:
+                return answer
+        for prefix, methods, answer in self._prefixes:
+            if path.startswith(prefix) and path != prefix and (methods is ANY_METHOD or method in methods):
+                return answer
+        return None
+
+    async def answer(self, scope: Scope, receive: Receive) -> Answer | None:
+        """Answer a request, or None: it is Django's."""
+        found = self.find(scope["method"], scope["path"])
+        if found is None:
+            return None
+        body = _Unread(receive)
+        answer = await found(scope, body)
+        if answer is None and body.begun:
+            raise RuntimeError(f"{scope['path']} was declined after its body had been read")
+        return answer
+
+
+class _Unread:
+    """`receive`, and whether it was used."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.begun = False
+        self._receive = receive
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        self.begun = True
+        return await self._receive()

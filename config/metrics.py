@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import DatabaseError, connection
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from config.hot import Answer, problem
+from config.hot import Answer, Scope, header, problem
 from config.queues import CAP, depths
 
 KIND: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -106,6 +109,33 @@ def select(query: str) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(query)
         return list(cursor.fetchall())
+
+
+FORWARDED: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
+
+
+def may_ask(scope: Scope) -> bool:
+    """Say whether whoever asks may see the figures: with METRICS_TOKEN, or without one from this machine.
+
+    A request that says it was forwarded is somebody else's, whatever address brings it. A proxy that does
+    not say so is held by its own rule (docs/deploying.md).
+    """
+    if settings.METRICS_TOKEN:
+        given = header(scope, "authorization") or ""
+        return hmac.compare_digest(given.encode(), f"Bearer {settings.METRICS_TOKEN}".encode())
+    client = scope.get("client")
+    return (
+        client is not None
+        and _is_loopback(client[0])
+        and all(header(scope, name) is None for name in FORWARDED)
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def scrape() -> Answer:

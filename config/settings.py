@@ -36,6 +36,8 @@ META_APP_SECRET = env("META_APP_SECRET", default=DEMO_META_APP_SECRET)
 DEMO_META_VERIFY_TOKEN = "demo-verify-token"  # noqa: S105 - refused when DEBUG is off
 META_VERIFY_TOKEN = env("META_VERIFY_TOKEN", default=DEMO_META_VERIFY_TOKEN)
 
+METRICS_TOKEN = env("METRICS_TOKEN", default="")  # empty: /metrics answers this machine alone
+
 LOGGING = logging_config(
     LOG_FORMAT,
     secrets=[
@@ -43,6 +45,7 @@ LOGGING = logging_config(
         *TOKEN_KEYS,
         META_APP_SECRET,
         META_VERIFY_TOKEN,
+        METRICS_TOKEN,
         SENTRY_DSN,
         *ALERT_URLS,
     ],
@@ -127,6 +130,7 @@ BROKER_URL = env("BROKER_URL", default="")
 QUEUES = ["verification", "messaging", "tracking", "events"]
 SEND_TIMEOUT = env.float("SEND_TIMEOUT", default=20.0)  # for a message's whole exchange, in seconds
 LEASE_SECONDS = env.float("LEASE_SECONDS", default=15.0)  # how long a dead runner keeps its lanes
+RECEIPT_DAYS = env.int("RECEIPT_DAYS", default=7)  # how long an applied webhook is kept
 TICK_SECONDS = 50  # a run ends by itself here, well below the timeout at which django-q2 kills it
 Q_CLUSTER = {
     "name": "turnout",

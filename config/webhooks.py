@@ -22,7 +22,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from config.hot import Answer, ClientGone, Receive, Scope, TooLarge, problem, read_body
 from engine.clock.schedules import enqueue
-from engine.inbox.group_commit import GroupCommit, IntakeDown, IntakeFull
+from engine.inbox.group_commit import GroupCommit, IntakeDown, IntakeFull, RowRefused
 from engine.inbox.receipts import store
 from providers.base import BadSignature
 from providers.registry import Webhook, WebhookSecrets, load_webhook
@@ -179,6 +179,8 @@ class Webhooks:
             await asyncio.gather(
                 *(self.receipts.put((vendor, tenant_id, body), size=len(body)) for tenant_id in signers)
             )
+        except RowRefused as error:  # its tenant was deleted meanwhile
+            return problem(400, f"Cannot be stored: {error}")
         except IntakeFull:
             return problem(503, "Too much is waiting", **{"retry-after": "1"})
         except IntakeDown:

@@ -1,13 +1,24 @@
-"""Messages as CSV, a line at a time, however many there are."""
+"""Messages as CSV, a piece at a time, however many there are; a few exports of each tenant at once."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from itertools import islice
+from threading import Lock
 from typing import Any, Final
+from weakref import finalize
 
 from django.db.models import QuerySet
+from rest_framework.exceptions import Throttled
 from rest_framework.renderers import BaseRenderer, JSONRenderer
+
+from tenants.scope import Scope
+
+AT_ONCE: Final = 2  # of one tenant in one process of the web server
+RETRY_AFTER: Final = 10  # seconds
+LINES_AT_ONCE: Final = 250  # a hand-over to the client for each line would cost more than the line
 
 COLUMNS: Final = (
     "id",
@@ -49,6 +60,56 @@ class CsvRenderer(BaseRenderer):
         return JSONRenderer().render(data)
 
 
+class ExportsRunning:
+    """How many exports each tenant has running in this process: `AT_ONCE` at most."""
+
+    def __init__(self) -> None:
+        self._running: Counter[Scope] = Counter()
+        self._lock = Lock()
+
+    def begin(self, tenant: Scope) -> None:
+        """Count one more; raises Throttled (429, with Retry-After) when the tenant has enough of them."""
+        with self._lock:
+            if self._running[tenant] >= AT_ONCE:
+                raise Throttled(
+                    RETRY_AFTER, detail=f"{AT_ONCE} exports of yours are running: wait until one has ended."
+                )
+            self._running[tenant] += 1
+
+    def end(self, tenant: Scope) -> None:
+        with self._lock:
+            self._running[tenant] -= 1
+            if not self._running[tenant]:
+                del self._running[tenant]
+
+
+exports_running = ExportsRunning()
+
+
+class CsvExport(Iterator[str]):
+    """Messages as CSV in pieces of some 50 kB, counted as running until it is read to its end or closed.
+
+    Raises Throttled when the tenant has enough exports running. One that nobody closes is counted until it
+    is collected.
+    """
+
+    def __init__(self, messages: QuerySet[Any], *, whose: Scope) -> None:
+        exports_running.begin(whose)
+        self._end = finalize(self, exports_running.end, whose)
+        self._lines = csv_lines(messages)
+
+    def __next__(self) -> str:
+        piece = "".join(islice(self._lines, LINES_AT_ONCE))
+        if not piece:
+            self.close()
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        self._lines.close()
+        self._end()
+
+
 class _Line:
     """What csv writes to: gives the line back instead of keeping it."""
 
@@ -56,7 +117,7 @@ class _Line:
         return line
 
 
-def csv_lines(messages: QuerySet[Any]) -> Iterator[str]:
+def csv_lines(messages: QuerySet[Any]) -> Generator[str, None, None]:
     """Write messages oldest first through a server-side cursor: memory stays flat.
 
     Cells with other people's words do not begin like a formula, since spreadsheets would run it.

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -29,28 +32,78 @@ FROM unnest(%b::text[], %t::bigint[], %b::bytea[]) AS come(provider, tenant_id, 
 
 Row = tuple[Any, ...]
 
+STATEMENT_SECONDS: Final = 8
+TRIES: Final = 3  # of a statement that met a deadlock
+
+
+class Kind(StrEnum):
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+
+
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """What became of one row: it is on disk, it was there before, or the database refused it (`why`)."""
+
+    kind: Kind
+    why: str = ""
+
+
+ACCEPTED: Final = Verdict(Kind.ACCEPTED)
+DUPLICATE: Final = Verdict(Kind.DUPLICATE)
+
 
 class IntakeFull(Exception):
     """More is waiting than the database takes: come back in a second."""
 
 
 class IntakeDown(Exception):
-    """The database does not answer: nothing was stored, come back later."""
+    """The database does not answer: come back later.
+
+    Nothing of a single row is stored then; of many some may be, and are duplicates the next time.
+    """
+
+
+class RowRefused(Exception):
+    """The database refuses this row, and would again; the message says why."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """The rows of one caller, and what became of each so far."""
+
+    rows: Sequence[Row]
+    size: int
+    answer: asyncio.Future[list[Verdict]]
+    verdicts: list[Verdict | None]
+    left: int
+    down: bool = False
+
+
+_Waiting = tuple[_Asked, int]  # the number of a row among its caller's
 
 
 class GroupCommit:
     """Write rows of one kind for callers of one event loop. `put` returns once the row is committed.
 
-    `statement` takes one array per column; a row that it cannot take takes its batch with it, so
-    check rows before. A row may be written twice when the connection breaks
-    between the commit and its answer; what reads the rows must not mind, as it must not mind a vendor
-    that posts twice.
+    `statement` takes one array per column. Rows are written in the order in which they came. With `key`,
+    the positions of the columns that tell a row from another, the statement says `ON CONFLICT DO NOTHING
+    RETURNING` those columns, as given in: a row whose key does not come back is a duplicate. Without it
+    every row that is committed is accepted. A row that the database refuses is refused alone; the others of
+    its batch go in. `role` is switched to after connecting, where a table's policy asks for it.
+
+    A row may be written twice when the connection breaks between the commit and its answer (with a `key`:
+    be told to be a duplicate of itself); what reads the rows must not mind, as it must not mind a vendor
+    that posts twice. At most `rows` rows or `size` bytes wait.
     """
 
     def __init__(
         self,
         statement: LiteralString,
         *,
+        key: tuple[int, ...] = (),
+        role: str | None = None,
         conninfo: str | None = None,
         batch: int = 500,
         wait: float = 0.005,
@@ -59,6 +112,8 @@ class GroupCommit:
         after_commit: Callable[[int], None] | None = None,
     ) -> None:
         self.statement = statement
+        self.key = key
+        self.role = role
         self.conninfo = conninfo if conninfo is not None else database_conninfo()
         self.batch = batch
         self.wait = wait
@@ -69,7 +124,7 @@ class GroupCommit:
         self.waiting_size = 0
         self.commits = 0
         self.written = 0
-        self._queue: asyncio.Queue[tuple[Row, int, asyncio.Future[None]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._stopping = False
@@ -91,21 +146,36 @@ class GroupCommit:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
         while not self._queue.empty():
-            self._refuse([self._queue.get_nowait()], IntakeDown())
+            self._settle([self._queue.get_nowait()], None)
         await self._disconnect()
 
-    async def put(self, row: Row, *, size: int) -> None:
-        """Store one row; return when it is committed. Raises IntakeFull or IntakeDown: nothing stored.
+    async def put(self, row: Row, *, size: int) -> Verdict:
+        """Store one row; return when it is committed, ACCEPTED or DUPLICATE.
 
-        A caller that goes away meanwhile does not take its row with it.
+        Raises IntakeFull or IntakeDown (nothing stored, come again) or RowRefused. A caller that goes away
+        meanwhile does not take its row with it.
         """
-        if self._stopping or self.waiting >= self.rows or self.waiting_size + size > self.size:
+        (verdict,) = await self.put_many([row], size=size)
+        if verdict.kind is Kind.REFUSED:
+            raise RowRefused(verdict.why)
+        return verdict
+
+    async def put_many(self, rows: Sequence[Row], *, size: int) -> list[Verdict]:
+        """Store rows of `size` bytes together; return what became of each, once all are committed.
+
+        Raises IntakeFull when they do not all find room, and IntakeDown.
+        """
+        if self._stopping or self.waiting + len(rows) > self.rows or self.waiting_size + size > self.size:
             raise IntakeFull
-        answer = asyncio.get_running_loop().create_future()
-        self.waiting += 1
+        if not rows:
+            return []
+        answer: asyncio.Future[list[Verdict]] = asyncio.get_running_loop().create_future()
+        asked = _Asked(rows, size, answer, [None] * len(rows), len(rows))
+        self.waiting += len(rows)
         self.waiting_size += size
-        self._queue.put_nowait((row, size, answer))
-        await answer
+        for number in range(len(rows)):
+            self._queue.put_nowait((asked, number))
+        return await answer
 
     async def _write_for_ever(self) -> None:
         while True:
@@ -115,46 +185,92 @@ class GroupCommit:
                     await asyncio.sleep(self.wait)
                 while len(taken) < self.batch and not self._queue.empty():
                     taken.append(self._queue.get_nowait())
-                await self._write([row for row, _, _ in taken])
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                log.error("intake cannot write", rows=len(taken), error=str(error).strip())  # noqa: TRY400 - the words suffice
-                self._refuse(taken, IntakeDown())
             except asyncio.CancelledError:
-                self._refuse(taken, IntakeDown())
+                self._settle(taken, None)
                 raise
-            else:
+            accepted = await self._write(taken)
+            if accepted and self.after_commit:
+                self.after_commit(accepted)
+
+    async def _write(self, taken: Sequence[_Waiting]) -> int:
+        """Write a batch, in halves where the database refuses it, and answer each row.
+
+        Returns how many were accepted. A connection that had gone stale is made anew once; what cannot be
+        written then is answered IntakeDown, what was written before stays so.
+        """
+        accepted, may_reconnect = 0, self._connection is not None
+        parts, part = [taken], taken[:0]
+        try:
+            while parts:
+                part = parts.pop()
+                try:
+                    verdicts = await self._insert([asked.rows[number] for asked, number in part])
+                except (psycopg.Error, ValueError, OverflowError) as error:
+                    if not _blames_a_row(error):
+                        if not may_reconnect or not isinstance(error, _CONNECTION_LOST):
+                            raise
+                        may_reconnect = False
+                        await self._disconnect()
+                        parts.append(part)
+                    elif len(part) > 1:
+                        half = len(part) // 2
+                        parts += [part[half:], part[:half]]  # the first half is written first
+                    else:
+                        why = str(error).strip().partition("\n")[0]
+                        log.warning("row refused", error=type(error).__name__)
+                        self._settle(part, [Verdict(Kind.REFUSED, why)])
+                    continue
                 self.commits += 1
-                self.written += len(taken)
-                for _, size, answer in taken:
-                    self._answered(size)
-                    if not answer.done():
-                        answer.set_result(None)
-                if self.after_commit:
-                    self.after_commit(len(taken))
+                new = sum(verdict is ACCEPTED for verdict in verdicts)
+                self.written += new
+                accepted += new
+                self._settle(part, verdicts)
+                part = []
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            undone = [*part, *(one for left in reversed(parts) for one in left)]
+            log.error("intake cannot write", rows=len(undone), error=str(error).strip())  # noqa: TRY400 - the words suffice
+            await self._disconnect()
+            self._settle(undone, None)
+        except asyncio.CancelledError:
+            self._settle([*part, *(one for left in parts for one in left)], None)
+            raise
+        return accepted
 
-    async def _write(self, rows: Sequence[Row]) -> None:
-        """Write in one transaction, twice at most: a connection that had gone stale is made anew once."""
+    async def _insert(self, rows: Sequence[Row]) -> list[Verdict]:
+        """Write rows in one commit and say of each whether it is new. A deadlock is tried again."""
         columns = [list(column) for column in zip(*rows, strict=True)]
-        stale = self._connection is not None
-        async with asyncio.timeout(10):
+        for tried in range(1, TRIES + 1):
             try:
-                await self._execute(columns)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                await self._disconnect()
-                if not stale:
+                async with asyncio.timeout(STATEMENT_SECONDS + 2):
+                    cursor = await (await self._connected()).execute(self.statement, columns)
+                    came_back = await cursor.fetchall() if self.key else []
+                break
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if tried == TRIES:
                     raise
-                await self._execute(columns)
+        if not self.key:
+            return [ACCEPTED] * len(rows)
+        new = Counter(came_back)
+        verdicts = []
+        for row in rows:  # of two with one key the first is the new one
+            key = tuple(row[position] for position in self.key)
+            verdicts.append(ACCEPTED if new[key] > 0 else DUPLICATE)
+            new[key] -= 1
+        return verdicts
 
-    async def _execute(self, columns: list[list[Any]]) -> None:
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None:
-            self._connection = await psycopg.AsyncConnection.connect(
+            made = await psycopg.AsyncConnection.connect(
                 self.conninfo,
                 autocommit=True,
                 connect_timeout=5,
                 application_name="turnout intake",
-                options="-c statement_timeout=8000",
+                options=f"-c statement_timeout={STATEMENT_SECONDS * 1000}",
             )
-        await self._connection.execute(self.statement, columns)
+            if self.role is not None:
+                await made.execute("SELECT set_config('role', %s, false)", [self.role])
+            self._connection = made
+        return self._connection
 
     async def _disconnect(self) -> None:
         if self._connection is not None:
@@ -162,19 +278,37 @@ class GroupCommit:
             with contextlib.suppress(psycopg.Error, OSError):
                 await gone.close()
 
-    def _refuse(
-        self, taken: Sequence[tuple[Row, int, asyncio.Future[None]]], reason: IntakeDown | IntakeFull
-    ) -> None:
-        for _, size, answer in taken:
-            self._answered(size)
-            if not answer.done():
-                answer.set_exception(reason)
-
-    def _answered(self, size: int) -> None:
-        self.waiting -= 1
-        self.waiting_size -= size
+    def _settle(self, taken: Sequence[_Waiting], verdicts: Sequence[Verdict] | None) -> None:
+        """Note what became of rows (None: they are not written), and answer the callers that have all."""
+        for place, (asked, number) in enumerate(taken):
+            asked.left -= 1
+            if verdicts is None:
+                asked.down = True
+            else:
+                asked.verdicts[number] = verdicts[place]
+            if asked.left:
+                continue
+            self.waiting -= len(asked.rows)
+            self.waiting_size -= asked.size
+            if not asked.answer.done():
+                if asked.down:
+                    asked.answer.set_exception(IntakeDown())
+                else:
+                    asked.answer.set_result([verdict for verdict in asked.verdicts if verdict is not None])
         if not self.waiting:
             self._drained.set()
+
+
+_CONNECTION_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError)
+_ROW_AT_FAULT: Final = ("22", "23", "44", "P0001")  # data, integrity, a view's check, what a trigger raises
+
+
+def _blames_a_row(error: Exception) -> bool:
+    """Is it what a row holds? Text with a NUL and numbers too large do not even leave this process."""
+    state: str | None = getattr(error, "sqlstate", None)
+    if state is None:
+        return isinstance(error, psycopg.DataError | ValueError | OverflowError)
+    return state.startswith(_ROW_AT_FAULT) or (state == "42501" and "row-level security" in str(error))
 
 
 class Nudge:

@@ -169,10 +169,11 @@ class Store:
         if most_lanes and wanted and (wanted := self._available(db, wanted)):
             look.run = self.run = self._open_run(db, flows)
             look.taken = self._take(db, wanted[:most_lanes])
+        if renew and self.run is not None:
+            write_run(self.run, counts)
         if paces and self.run is not None:
             if renew:
                 leases.renew(db, run=self.run, paces=paces)
-                write_run(self.run, counts)
             for row in leases.read(db, run=self.run, lane_ids=list(paces)):
                 if facts := self._open(db, row):
                     look.lanes[row.id] = (row, facts)

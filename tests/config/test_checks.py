@@ -80,6 +80,8 @@ WRONG_ALWAYS: list[tuple[str, dict[str, Any]]] = [
     ("E025", {"Q_CLUSTER": {**Q, "max_attempts": 0}}),
     ("E025", {"Q_CLUSTER": {**Q, "ack_failures": False}}),
     ("E027", {"API_REQUESTS_PER_MINUTE": 0}),
+    ("E030", {"METRICS_TOKEN": "short"}),
+    ("E031", {"RECEIPT_DAYS": 0}),
 ]
 
 

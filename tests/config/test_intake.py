@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,11 +16,19 @@ from django.db import connection
 
 from config import asgi
 from config.webhooks import secrets
-from engine.inbox.group_commit import STORE_RECEIPTS, GroupCommit, IntakeDown, IntakeFull, database_conninfo
+from engine.inbox.group_commit import (
+    ACCEPTED,
+    STORE_RECEIPTS,
+    GroupCommit,
+    IntakeDown,
+    IntakeFull,
+    Verdict,
+)
 from engine.models import Receipt
 from providers import whatsapp
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
+from tests.intake import end_connections
 
 HOOK = "/webhooks/whatsapp/"
 BODY = json.dumps({"object": "whatsapp_business_account", "entry": []}).encode()
@@ -231,7 +240,7 @@ def commit(talk: Callable[[GroupCommit], Awaitable[Any]], **options: Any) -> Any
     return asyncio.run(run())
 
 
-def row(number: int) -> tuple[str, None, bytes]:
+def row(number: int) -> tuple[str, int | None, bytes]:
     return ("whatsapp", None, b"%d" % number)
 
 
@@ -242,7 +251,7 @@ def test_more_than_the_queue_holds_is_turned_away_and_the_rest_stored() -> None:
         )
 
     answers = commit(talk, rows=20)
-    assert [type(answer) for answer in answers] == [type(None)] * 20 + [IntakeFull] * 10
+    assert [type(answer) for answer in answers] == [Verdict] * 20 + [IntakeFull] * 10
     assert len(stored()) == 20
 
 
@@ -252,7 +261,7 @@ def test_large_bodies_fill_the_queue_sooner() -> None:
             *(receipts.put(row(number), size=400) for number in range(3)), return_exceptions=True
         )
 
-    assert [type(answer) for answer in commit(talk, size=1000)] == [type(None), type(None), IntakeFull]
+    assert [type(answer) for answer in commit(talk, size=1000)] == [Verdict, Verdict, IntakeFull]
 
 
 def test_a_broken_connection_is_made_anew_without_losing_a_row() -> None:
@@ -313,7 +322,7 @@ def test_stopping_writes_what_waits_and_takes_nothing_more() -> None:
             await receipts.put(row(99), size=1)
         return await asyncio.gather(*waiting, return_exceptions=True)
 
-    assert asyncio.run(run()) == [None] * 23
+    assert asyncio.run(run()) == [ACCEPTED] * 23
     assert stored() == [b"%d" % number for number in range(23)]
 
 
@@ -367,10 +376,21 @@ def test_health_is_told(web: Any) -> None:
     assert 9 <= ready.json()["clusters"]["messaging"] < 60
 
 
-def end_connections() -> None:
-    """Cut the intake's connections, as a restarted database would."""
-    with psycopg.connect(database_conninfo(), autocommit=True) as other:
-        other.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE application_name = 'turnout intake' AND datname = current_database()"
-        )
+def test_a_process_whose_django_answers_nobody_is_not_alive(
+    monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
+    monkeypatch.setattr(asgi, "LIVE_SECONDS", 0.05)
+    go_on = threading.Event()
+
+    async def talk() -> list[int]:
+        async with serving() as (client, application):
+            threads = application.django
+            stuck = [threads.threads.submit(go_on.wait, 10) for _ in range(2)]  # all there are
+            threads.answered_at -= 1
+            during = await client.get("/health/live")
+            go_on.set()
+            await asyncio.gather(*map(asyncio.wrap_future, stuck))
+            monkeypatch.setattr(asgi, "LIVE_SECONDS", 5)
+            return [during.status_code, (await client.get("/health/live")).status_code]
+
+    assert asyncio.run(talk()) == [503, 200]
