@@ -11,7 +11,8 @@ from django.db import models
 from django.utils.timezone import now
 
 from tenants import secrets
-from tenants.scope import TenantOrPlatformOwned, TenantOwned
+from tenants.querysets import ProviderTokenQuerySet
+from tenants.scope import TenantManager, TenantOrPlatformOwned, TenantOwned
 
 
 class Tenant(models.Model):
@@ -158,6 +159,8 @@ class ProviderToken(TenantOrPlatformOwned):
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_error = models.TextField(blank=True, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = TenantManager.from_queryset(ProviderTokenQuerySet)()
 
     class Meta:
         constraints = [
