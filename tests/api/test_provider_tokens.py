@@ -26,6 +26,23 @@ GOOD: dict[str, Any] = {
 }
 
 
+WRONG_CONFIGS: list[Any] = [
+    [],
+    "waba_id",
+    {"app_secret": 5},
+    {"app_secret": "x" * 501},
+    {"waba_id": "abc"},
+    {"waba_id": 77},
+    {"waba_id": ["77"]},
+    {"waba_id": None},
+    {"waba_id": "1" * 33},
+    {"version": "25"},
+    {"version": "v25.0/../me"},
+    {"colour": "red"},
+    {"webhook_secret": "of another vendor"},
+]
+
+
 def stored() -> Any:
     with all_tenants():
         return ProviderToken.objects.get()
@@ -80,8 +97,7 @@ def test_a_secret_setting_is_kept_when_sent_back_as_null(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("config", {"app_secret": 5}),
-        ("config", []),
+        *(("config", config) for config in WRONG_CONFIGS),
         ("config", None),
         ("secret", ""),
         ("secret", None),
