@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from django.db import models
-from django.db.models.functions import Least
 from django.utils.timezone import now
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import mixins, serializers
@@ -18,8 +16,9 @@ from engine.models import Lane
 from tenants.api.serializers import TenantSerializer
 from tenants.api.viewsets import TenantModelViewSet, TenantViewSet
 from tenants.middleware import no_transaction
-from tenants.models import SECRET_SETTINGS, ProviderToken
+from tenants.models import ProviderToken
 from tenants.scope import tenant_scope
+from tenants.token_settings import SECRET_SETTINGS, wrong_settings
 
 
 class ProviderTokenSerializer(TenantSerializer):
@@ -49,15 +48,11 @@ class ProviderTokenSerializer(TenantSerializer):
         ]
         read_only_fields = ["state", "checked_at", "last_error", "created_at"]
 
-    def validate_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        wrong = [
-            name
-            for name in SECRET_SETTINGS
-            if name in config and not isinstance(config[name], str | None)  # null: as it was
-        ]
-        if wrong:
-            raise serializers.ValidationError(f"{', '.join(wrong)} must be text.")
-        return config
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        provider = attrs.get("provider") or getattr(self.instance, "provider", "")
+        if wrong := wrong_settings(provider, attrs.get("config", {})):
+            raise serializers.ValidationError({"config": wrong})
+        return attrs
 
     def validate_provider(self, provider: str) -> str:
         if self.instance is not None and provider != self.instance.provider:
@@ -65,10 +60,7 @@ class ProviderTokenSerializer(TenantSerializer):
         return provider
 
     def to_representation(self, instance: ProviderToken) -> dict[str, Any]:
-        shown: dict[str, Any] = super().to_representation(instance)
-        if instance.sealed_config:
-            shown["config"] = {**shown["config"], **dict.fromkeys(instance.secret_config)}
-        return shown
+        return {**super().to_representation(instance), "config": instance.shown_config}
 
     def create(self, validated_data: dict[str, Any]) -> ProviderToken:
         token = ProviderToken(tenant_id=validated_data.pop("tenant_id"))
@@ -80,30 +72,14 @@ class ProviderTokenSerializer(TenantSerializer):
     def _write(self, token: ProviderToken, data: dict[str, Any]) -> ProviderToken:
         config = data.pop("config", None)
         if config is not None:
-            kept = token.secret_config
-            sent = {name: config[name] for name in SECRET_SETTINGS if name in config}
-            token.secret_config = {
-                name: value if value is not None else kept.get(name)
-                for name, value in sent.items()
-                if value or (value is None and name in kept)
-            }
-            token.config = {name: value for name, value in config.items() if name not in SECRET_SETTINGS}
+            token.set_config(config)
         if "secret" in data and token.pk:
             # a new secret deserves a new chance; the next check says what it is worth
             token.state, token.last_error = ProviderToken.State.ACTIVE, ""
         for name, value in data.items():
             setattr(token, name, value)
         token.save()
-        if "hourly_allowance" in data:
-            _allow(token)
         return token
-
-
-def _allow(token: ProviderToken) -> None:
-    """Give the token's hourly lanes its allowance. Less than was used already: used up till the reset."""
-    allowance = token.hourly_allowance
-    used = models.F("used") if allowance is None else Least("used", models.Value(allowance))
-    Lane.objects.filter(token_id=token.pk, window=Lane.Window.HOUR).update(allowance=allowance, used=used)
 
 
 class StandingSerializer(serializers.Serializer[Any]):

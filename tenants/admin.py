@@ -26,6 +26,8 @@ from tenants.admin_roles import Role
 from tenants.errors import ActionRefused
 from tenants.models import ApiKey, Membership, ProviderToken, Tenant
 from tenants.scope import ALL, current_scope
+from tenants.secrets import SecretUnreadable
+from tenants.token_settings import wrong_settings
 
 User = get_user_model()
 
@@ -177,11 +179,28 @@ class ProviderTokenForm(TenantModelForm):
             raise forms.ValidationError("A new token needs its secret.")
         return secret
 
-    def clean_config(self) -> Any:
-        config = self.cleaned_data["config"]
-        if config is not None and not isinstance(config, dict):
-            raise forms.ValidationError('This is an object, e.g. {"waba_id": "123"}.')
-        return config or {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.initial["config"] = self.instance.shown_config
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        provider = cleaned.get("provider") or self.instance.provider
+        if provider and "config" in cleaned:
+            cleaned["config"] = {} if cleaned["config"] in (None, "") else cleaned["config"]
+            if wrong := wrong_settings(provider, cleaned["config"]):
+                self.add_error("config", wrong)
+        return cleaned
+
+    def _post_clean(self) -> None:
+        super()._post_clean()
+        if "config" not in self.cleaned_data:
+            return
+        try:  # what the form wrote into the row is not sealed yet
+            self.instance.set_config(self.cleaned_data["config"])
+        except SecretUnreadable as error:
+            self.add_error("config", f"{error}, or type the sealed settings anew.")
 
 
 class ProviderTokenAdmin(TenantModelAdmin):
@@ -211,6 +230,8 @@ class ProviderTokenAdmin(TenantModelAdmin):
             obj.secret = secret
             obj.last_error = ""
             form.changed_data += ["sealed_secret", "last_error"]
+        if "config" in form.changed_data:
+            form.changed_data.append("sealed_config")
         super().save_model(request, obj, form, change)
         if not change:
             messages.info(request, "Press “Check now” to ask the vendor whether it works.")

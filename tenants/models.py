@@ -13,6 +13,7 @@ from django.utils.timezone import now
 from tenants import secrets
 from tenants.querysets import ProviderTokenQuerySet
 from tenants.scope import TenantManager, TenantOrPlatformOwned, TenantOwned
+from tenants.token_settings import SECRET_SETTINGS
 
 
 class Tenant(models.Model):
@@ -122,10 +123,6 @@ def provider_names() -> list[tuple[str, str]]:
     ]
 
 
-SECRET_SETTINGS = ("app_secret", "verify_token", "webhook_secret")
-"""The settings of a provider token that are as secret as the token itself: sealed, never shown."""
-
-
 class ProviderToken(TenantOrPlatformOwned):
     """What a vendor gave a tenant, or the platform, to act with. The secret is sealed at rest and never
     shown again.
@@ -190,6 +187,29 @@ class ProviderToken(TenantOrPlatformOwned):
     @secret_config.setter
     def secret_config(self, plain: dict[str, Any]) -> None:
         self.sealed_config = secrets.encrypt(json.dumps(plain)) if plain else ""
+
+    @property
+    def shown_config(self) -> dict[str, Any]:
+        """`config` as people see it: sealed settings by name alone, null instead of their value."""
+        try:
+            sealed = dict.fromkeys(self.secret_config)
+        except secrets.SecretUnreadable:
+            sealed = {}
+        return {**self.config, **sealed}
+
+    def set_config(self, config: dict[str, Any]) -> None:
+        """Take a whole new config and seal what is secret in it: null leaves a sealed setting, "" removes it.
+
+        Does not look whether the settings are right (`token_settings.wrong_settings`), and does not save.
+        """
+        sent = {name: config[name] for name in SECRET_SETTINGS if name in config}
+        kept = self.secret_config if None in sent.values() else {}
+        self.secret_config = {
+            name: kept[name] if value is None else value
+            for name, value in sent.items()
+            if value or (value is None and name in kept)
+        }
+        self.config = {name: value for name, value in config.items() if name not in SECRET_SETTINGS}
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Read one setting, whether it is kept openly in `config` or sealed."""

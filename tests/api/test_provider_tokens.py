@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
-from engine.models import Lane
+from engine.models import Allowance
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
-from tests.factories import LaneFactory, ProviderTokenFactory
+from tests.factories import LaneFactory, MembershipFactory, ProviderTokenFactory
 
 TOKENS = "/api/v1/provider-tokens/"
 SECRETS = ["EAAsecret", "app-secret-word", "verify-word"]
@@ -128,17 +129,30 @@ def test_a_new_secret_gets_a_new_chance(acme: Tenant, api: APIClient) -> None:
     assert stored().secret == "EAAnew"
 
 
-def test_a_smaller_allowance_reaches_the_lanes_and_never_below_what_is_used(
-    acme: Tenant, api: APIClient
-) -> None:
+def test_an_allowance_is_the_same_whoever_edits_it(acme: Tenant, api: APIClient) -> None:
+    """API, admin and plain SQL all reach the row that the engine reserves calls from (A11)."""
+
+    def allowed() -> list[int]:
+        with all_tenants():
+            rows = Allowance.objects.filter(token=token, unit="calls", window="hour")
+            return list(rows.values_list("limit", flat=True))
+
     with all_tenants():
         token: Any = ProviderTokenFactory(tenant=acme)
-        LaneFactory(tenant=acme, token=token, allowance=200, used=150)
-        LaneFactory(tenant=acme, token=token, allowance=9000, window="month", used=10)
-    assert api.patch(f"{TOKENS}{token.pk}/", {"hourly_allowance": 100}).status_code == 200
-    with all_tenants():
-        lanes = {lane.window: (lane.allowance, lane.used) for lane in Lane.objects.all()}
-    assert lanes == {"hour": (100, 100), "month": (9000, 10)}
+        owner = MembershipFactory(tenant=acme, role="owner").user
+    one = f"{TOKENS}{token.pk}/"
+    assert allowed() == []
+    for limit, found in [(200, [200]), (100, [100]), (None, [])]:
+        assert api.patch(one, {"hourly_allowance": limit}).status_code == 200
+        assert allowed() == found
+    browser = Client(SERVER_NAME="localhost")
+    browser.force_login(owner)
+    form = {"label": token.label, "config": "{}", "secret": "", "hourly_allowance": 150}
+    assert browser.post(f"/admin/tenants/providertoken/{token.pk}/change/", form).status_code == 302
+    assert allowed() == [150]
+    with all_tenants(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_providertoken SET hourly_allowance = 50 WHERE id = %s", [token.pk])
+    assert allowed() == [50]
 
 
 def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient) -> None:
