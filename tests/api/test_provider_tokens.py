@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test import Client
-from django.utils.timezone import now
 from rest_framework.test import APIClient
 
 from engine.models import Allowance
@@ -162,23 +160,6 @@ def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient)
     for query, found in [("provider=lime", 2), ("state=active", 2), ("provider=lime&state=expired", 1)]:
         assert len(api.get(f"{TOKENS}?{query}").json()["results"]) == found
     assert api.get(f"{TOKENS}?state=dead").status_code == 400
-
-
-def test_usage_tells_what_is_left_and_when_it_resets(acme: Tenant, api: APIClient) -> None:
-    later = now() + timedelta(minutes=20)
-    with all_tenants():
-        LaneFactory(tenant=acme, name="limited", allowance=200, used=150, window_ends_at=later)
-        LaneFactory(
-            tenant=acme, name="over", allowance=200, used=200, window_ends_at=now() - timedelta(seconds=1)
-        )
-        LaneFactory(tenant=acme, name="free")
-    usage = {row["name"]: row for row in api.get("/api/v1/usage/").json()["results"]}
-    assert [usage["limited"][name] for name in ("used", "remaining", "window")] == [150, 50, "hour"]
-    assert usage["limited"]["resets_at"] == later.isoformat().replace("+00:00", "Z")
-    assert [usage["over"][name] for name in ("used", "remaining", "resets_at")] == [0, 200, None]
-    assert [usage["free"][name] for name in ("used", "remaining")] == [0, None]
-    assert usage["free"]["provider"] == "whatsapp"
-    assert usage["free"]["breaker"] == "closed"
 
 
 @pytest.mark.parametrize(
