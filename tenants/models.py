@@ -171,6 +171,10 @@ class ProviderToken(TenantOrPlatformOwned):
         return f"{self.get_provider_display()}: {self.label}"
 
     @property
+    def owner_name(self) -> str:
+        return f"tenant {self.tenant_id}" if self.tenant_id else "the platform's own"
+
+    @property
     def secret(self) -> str:
         return secrets.decrypt(self.sealed_secret)
 

@@ -27,14 +27,15 @@ class Command(TurnoutCommand):
         listed = list(tokens)
         bad = 0
         for token in listed:
+            owner = token.tenant.slug if token.tenant else "platform"
             try:
                 standing, detail = check_token(token_id=token.pk)
             except ActionRefused as error:
                 bad += 1
-                self.stdout.write(f"{token.tenant.slug}  {error}")
+                self.stdout.write(f"{owner}  {error}")
                 continue
             bad += standing not in WORKS
-            self.stdout.write(f"{token.tenant.slug}  {token}  {standing.value}  {detail}".rstrip())
+            self.stdout.write(f"{owner}  {token}  {standing.value}  {detail}".rstrip())
         if bad:
             raise CommandError(f"{bad} of {len(listed)} provider tokens do not work")
         self.stdout.write(f"{len(listed)} of {len(listed)} provider tokens work")
