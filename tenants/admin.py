@@ -21,10 +21,10 @@ from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminTextInput
 from tenants import keys
 from tenants.actions import create_api_key, revoke_api_key
 from tenants.admin_actions import object_action
-from tenants.admin_base import TenantModelAdmin, TenantModelForm, TenantTabularInline, badge
-from tenants.admin_roles import Role
+from tenants.admin_base import PLATFORM, TenantModelAdmin, TenantModelForm, TenantTabularInline, badge
+from tenants.admin_roles import Role, sees_all_tenants
 from tenants.errors import ActionRefused
-from tenants.models import ApiKey, Membership, ProviderToken, Tenant
+from tenants.models import ApiKey, Membership, ProviderToken, Tenant, VendorAccount
 from tenants.scope import ALL, current_scope
 from tenants.secrets import SecretUnreadable
 from tenants.token_settings import wrong_settings
@@ -216,10 +216,20 @@ class ProviderTokenAdmin(TenantModelAdmin):
     ordering = ("-id",)
     fieldsets = (
         (None, {"fields": ("provider", "label", "secret", "config", "hourly_allowance", "expires_at")}),
-        ("What the vendor says", {"fields": ("state", "checked_at", "last_error", "use")}),
+        ("What the vendor says", {"fields": ("state", "checked_at", "last_error", "accounts", "use")}),
     )
-    readonly_fields = ("state", "checked_at", "last_error", "use")
+    readonly_fields = ("state", "checked_at", "last_error", "accounts", "use")
     write_role = Role.OWNER
+    platform_owns = True
+    autocomplete_fields = ("usable_by",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A platform-owned token also says whom it serves; a tenant's own serves that tenant alone."""
+        ours = obj.tenant_id is None if obj else bool(request.GET.get(PLATFORM))
+        if not (ours and sees_all_tenants()):
+            return self.fieldsets
+        serves = ("The platform's own: whom it serves", {"fields": ("usable_by",)})
+        return (self.fieldsets[0], serves, *self.fieldsets[1:])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         fixed = ["provider"] if obj else []
@@ -246,9 +256,15 @@ class ProviderTokenAdmin(TenantModelAdmin):
 
     @display(description="allowance used now")
     def use(self, token: ProviderToken) -> str:
-        lanes = token.lanes.order_by("id")[:20] if token.pk else []
-        used = [f"{lane.name}: {lane.used:,} of {lane.allowance:,}" for lane in lanes if lane.allowance]
-        return "; ".join(used) or "no limit is set"
+        return "no limit is set"  # `engine.admin` knows better
+
+    @display(description="accounts proved to be the owner's")
+    def accounts(self, token: ProviderToken) -> str:
+        if not token.pk:
+            return "none yet"
+        proved = VendorAccount.objects.filter(tenant_id=token.tenant_id, provider=token.provider)
+        told = [f"{account.account_id} ({account.proved_at:%d %b %Y})" for account in proved[:20]]
+        return ", ".join(told) or "none yet"
 
 
 class KeyStateFilter(DropdownFilter):

@@ -36,7 +36,7 @@ def name_of(model: type[models.Model]) -> str:
     return str(model._meta.label)
 
 
-def make(model: type[models.Model], tenant: Tenant, mark: str = "") -> models.Model:
+def make(model: type[models.Model], tenant: Tenant | None, mark: str = "") -> models.Model:
     """Make one row for a tenant, marked in whatever text it has."""
     incident = model._meta.label == "engine.Incident"
     factory = factories.IncidentFactory if incident else factories.factory_of(model)
