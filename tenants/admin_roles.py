@@ -69,7 +69,7 @@ class RolePermissions:
 
 
 def _in_scope(obj: Any) -> bool:
-    """Belt and braces: rows come from scoped querysets already. The platform's own are in no tenant's scope."""
+    """Belt and braces: rows come from scoped querysets already. The platform's are in no tenant's scope."""
     if not hasattr(obj, "tenant_id") or obj._state.adding:
         return True
     return current_scope() in (ALL, obj.tenant_id)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.utils.timezone import now
 from drf_spectacular.utils import extend_schema, extend_schema_field
@@ -18,7 +17,7 @@ from tenants.api.viewsets import TenantModelViewSet
 from tenants.middleware import no_transaction
 from tenants.models import ProviderToken, VendorAccount
 from tenants.scope import tenant_scope
-from tenants.token_settings import SECRET_SETTINGS, wrong_settings
+from tenants.token_settings import SECRET_SETTINGS, SETTINGS, wrong_settings
 
 
 class ProvedAccountSerializer(serializers.Serializer[Any]):
@@ -59,7 +58,7 @@ class ProviderTokenSerializer(TenantSerializer):
         read_only_fields = ["state", "checked_at", "last_error", "created_at"]
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        provider = attrs.get("provider") or getattr(self.instance, "provider", "")
+        provider: str = attrs.get("provider") or getattr(self.instance, "provider", "")
         if wrong := wrong_settings(provider, attrs.get("config", {})):
             raise serializers.ValidationError({"config": wrong})
         return attrs
@@ -75,13 +74,15 @@ class ProviderTokenSerializer(TenantSerializer):
     @extend_schema_field(ProvedAccountSerializer(many=True))
     def get_accounts(self, token: ProviderToken) -> list[dict[str, Any]]:
         """Look the tenant's proved accounts up once for a whole list."""
-        known: dict[str, list[VendorAccount]] | None = self.context.get("_accounts")
-        if known is None:
-            known = self.context["_accounts"] = defaultdict(list)
+        known: dict[str, list[dict[str, Any]]] = cast("dict[str, Any]", self.context).setdefault(
+            "accounts", {}
+        )
+        if not known:
+            known.update({name: [] for name in SETTINGS})
             for account in VendorAccount.objects.order_by("provider", "account_id"):
-                known[account.provider].append(account)
-        found: list[dict[str, Any]] = ProvedAccountSerializer(known.get(token.provider, []), many=True).data
-        return found
+                shown = dict(ProvedAccountSerializer(account).data)
+                known.setdefault(account.provider, []).append(shown)
+        return known.get(token.provider, [])
 
     def create(self, validated_data: dict[str, Any]) -> ProviderToken:
         token = ProviderToken(tenant_id=validated_data.pop("tenant_id"))

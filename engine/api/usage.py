@@ -19,7 +19,7 @@ from tenants.api.viewsets import TenantViewSet
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants, current_scope
 
-WINDOWS = {
+WINDOWS: dict[str, str] = {
     Allowance.Window.HOUR: "hour",
     Allowance.Window.DAY: "day",
     Allowance.Window.CALENDAR_DAY: "day",

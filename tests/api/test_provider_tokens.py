@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from engine.models import Allowance
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
-from tests.factories import LaneFactory, MembershipFactory, ProviderTokenFactory
+from tests.factories import LaneFactory, MembershipFactory, ProviderTokenFactory, VendorAccountFactory
 
 TOKENS = "/api/v1/provider-tokens/"
 SECRETS = ["EAAsecret", "app-secret-word", "verify-word"]
@@ -151,6 +151,34 @@ def test_an_allowance_is_the_same_whoever_edits_it(acme: Tenant, api: APIClient)
     with all_tenants(), connection.cursor() as cursor:
         cursor.execute("UPDATE tenants_providertoken SET hourly_allowance = 50 WHERE id = %s", [token.pk])
     assert allowed() == [50]
+
+
+def test_a_token_shows_the_accounts_that_are_proved(acme: Tenant, bolt: Tenant, api: APIClient) -> None:
+    with all_tenants():
+        ProviderTokenFactory(tenant=acme)
+        ours: Any = VendorAccountFactory(tenant=acme)
+        VendorAccountFactory(tenant=acme, provider="meta")
+        for owner in (bolt, None):
+            VendorAccountFactory(tenant=owner)
+    (token,) = api.get(TOKENS).json()["results"]
+    assert [account["account_id"] for account in token["accounts"]] == [ours.account_id]
+    assert token["accounts"][0].keys() == {"account_id", "proved_at"}
+
+
+@pytest.mark.parametrize("path", ["provider-tokens", "usage"])
+def test_a_platform_token_does_not_exist_for_a_tenant(api: APIClient, path: str) -> None:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(tenant=None, label="platform-secret-label")
+        row: Any = token if path == "provider-tokens" else LaneFactory(tenant=None, token=token)
+    one = f"/api/v1/{path}/{row.pk}/"
+    assert api.get(one).status_code == 404
+    assert token.label not in api.get(f"/api/v1/{path}/").content.decode()
+    if path == "provider-tokens":
+        assert [api.patch(one, {"label": "x"}).status_code, api.delete(one).status_code] == [404, 404]
+        assert api.post(f"{one}check/").status_code == 404
+        sender = {"provider_token": token.pk, "kind": "whatsapp", "address": "1"}
+        answer = api.post("/api/v1/senders/", sender)
+        assert (answer.status_code, f"{token.pk} not found." in answer.content.decode()) == (400, True)
 
 
 def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient) -> None:
