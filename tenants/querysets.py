@@ -24,7 +24,7 @@ class ProviderTokenQuerySet(TenantQuerySet):
         PostgreSQL knows the same rule as `tenants_token_serves(token_id, tenant_id)`.
         """
         named = self.model.usable_by.through.objects.filter(providertoken_id=OuterRef("pk"))
-        serves = Exists(named.filter(tenant_id=tenant.pk))
+        serves = Q(Exists(named.filter(tenant_id=tenant.pk)))
         if tenant.tier == tenant.Tier.STANDARD:
-            serves |= ~Exists(named)
+            serves |= ~Q(Exists(named))
         return self.filter(Q(tenant_id=tenant.pk) | (Q(tenant=None) & serves))

@@ -58,7 +58,7 @@ class ProviderTokenSerializer(TenantSerializer):
         read_only_fields = ["state", "checked_at", "last_error", "created_at"]
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        provider: str = attrs.get("provider") or getattr(self.instance, "provider", "")
+        provider = str(attrs.get("provider") or getattr(self.instance, "provider", ""))
         if wrong := wrong_settings(provider, attrs.get("config", {})):
             raise serializers.ValidationError({"config": wrong})
         return attrs
