@@ -43,6 +43,7 @@ ROOMS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Engine",
         [
             ("engine.lane", "Queues and lanes", "fork_right"),
+            ("engine.allowance", "Allowances", "data_usage"),
             ("engine.run", "Runs", "history"),
             ("engine.incident", "Incidents", "warning"),
             ("engine.receipt", "Webhooks received", "webhook"),

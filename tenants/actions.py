@@ -3,9 +3,10 @@ tenant's own scope where only his rows are touched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import available_timezones
 
 from django.contrib.auth.models import User
@@ -17,6 +18,7 @@ from tenants import keys, secrets
 from tenants.api.permissions import SCOPE
 from tenants.errors import ActionRefused
 from tenants.models import ApiKey, IdempotentRequest, Membership, ProviderToken, Tenant
+from tenants.token_settings import SETTINGS, wrong_settings
 
 _SLUG = 70  # leaves room for a number
 
@@ -102,6 +104,57 @@ def add_member(*, tenant: Tenant, user: User, role: str = Membership.Role.OPERAT
     return membership
 
 
+@transaction.atomic
+def create_token(
+    *,
+    provider: str,
+    label: str,
+    secret: str,
+    tenant: Tenant | None = None,
+    config: Any = None,
+    hourly_allowance: int | None = None,
+    usable_by: Collection[Tenant] = (),
+) -> ProviderToken:
+    """Keep what a vendor gave to a tenant or, without one, to the platform.
+
+    The platform's own serves the tenants of `usable_by`; none named: every standard tenant.
+    """
+    config = {} if config is None else config
+    if provider not in SETTINGS:
+        raise ActionRefused(
+            f"There is no provider {provider!r}: {', '.join(sorted(SETTINGS))}.", field="provider"
+        )
+    if not label.strip() or len(label) > 100 or not label.isprintable():
+        raise ActionRefused("A token needs a label of 1 to 100 characters.", field="label")
+    if not secret or len(secret) > 4096 or not secret.isprintable():
+        raise ActionRefused("A token needs its secret: one line of at most 4096 characters.", field="secret")
+    if wrong := wrong_settings(provider, config):
+        raise ActionRefused(" ".join(wrong), field="config")
+    if hourly_allowance is not None and not 0 <= hourly_allowance < 2**31:
+        raise ActionRefused("An allowance is a number of calls an hour.", field="hourly_allowance")
+    if tenant is not None and usable_by:
+        raise ActionRefused(
+            "A tenant's own token serves that tenant alone: only the platform's name whom they serve.",
+            field="usable_by",
+        )
+    token = ProviderToken(
+        tenant=tenant, provider=provider, label=label.strip(), hourly_allowance=hourly_allowance
+    )
+    token.secret = secret
+    token.set_config(config)
+    try:
+        with transaction.atomic():
+            token.save()
+    except IntegrityError as error:
+        if "provider_token_label_once" not in str(error):
+            raise
+        owner = tenant.name if tenant else "The platform"
+        raise ActionRefused(f"{owner} has a token {label!r} for {provider} already.", field="label") from None
+    if usable_by:
+        token.usable_by.set(usable_by)
+    return token
+
+
 def suspend_tenant(*, tenant_id: int) -> int:
     """Refuse a tenant's keys and people from the next request on; returns 0 if it was suspended before."""
     return _change_state(tenant_id, Tenant.State.ACTIVE, Tenant.State.SUSPENDED)
@@ -131,7 +184,7 @@ def rotate_token_keys() -> Rotation:
             if token.sealed_config:
                 token.sealed_config = secrets.rotate(token.sealed_config)
         except secrets.SecretUnreadable:
-            unreadable.append(f"{token} (id {token.pk}, tenant {token.tenant_id})")
+            unreadable.append(f"{token} (id {token.pk}, {token.owner_name})")
             continue
         token.save(update_fields=["sealed_secret", "sealed_config"])
         rotated += 1

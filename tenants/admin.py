@@ -21,11 +21,13 @@ from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminTextInput
 from tenants import keys
 from tenants.actions import create_api_key, revoke_api_key
 from tenants.admin_actions import object_action
-from tenants.admin_base import TenantModelAdmin, TenantModelForm, TenantTabularInline, badge
-from tenants.admin_roles import Role
+from tenants.admin_base import PLATFORM, TenantModelAdmin, TenantModelForm, TenantTabularInline, badge
+from tenants.admin_roles import Role, sees_all_tenants
 from tenants.errors import ActionRefused
-from tenants.models import ApiKey, Membership, ProviderToken, Tenant
+from tenants.models import ApiKey, Membership, ProviderToken, Tenant, VendorAccount
 from tenants.scope import ALL, current_scope
+from tenants.secrets import SecretUnreadable
+from tenants.token_settings import wrong_settings
 
 User = get_user_model()
 
@@ -177,11 +179,28 @@ class ProviderTokenForm(TenantModelForm):
             raise forms.ValidationError("A new token needs its secret.")
         return secret
 
-    def clean_config(self) -> Any:
-        config = self.cleaned_data["config"]
-        if config is not None and not isinstance(config, dict):
-            raise forms.ValidationError('This is an object, e.g. {"waba_id": "123"}.')
-        return config or {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.initial["config"] = self.instance.shown_config
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        provider = cleaned.get("provider") or self.instance.provider
+        if provider and "config" in cleaned:
+            cleaned["config"] = {} if cleaned["config"] in (None, "") else cleaned["config"]
+            if wrong := wrong_settings(provider, cleaned["config"]):
+                self.add_error("config", wrong)
+        return cleaned
+
+    def _post_clean(self) -> None:
+        super()._post_clean()
+        if "config" not in self.cleaned_data:
+            return
+        try:  # what the form wrote into the row is not sealed yet
+            self.instance.set_config(self.cleaned_data["config"])
+        except SecretUnreadable as error:
+            self.add_error("config", f"{error}, or type the sealed settings anew.")
 
 
 class ProviderTokenAdmin(TenantModelAdmin):
@@ -197,10 +216,20 @@ class ProviderTokenAdmin(TenantModelAdmin):
     ordering = ("-id",)
     fieldsets = (
         (None, {"fields": ("provider", "label", "secret", "config", "hourly_allowance", "expires_at")}),
-        ("What the vendor says", {"fields": ("state", "checked_at", "last_error", "use")}),
+        ("What the vendor says", {"fields": ("state", "checked_at", "last_error", "accounts", "use")}),
     )
-    readonly_fields = ("state", "checked_at", "last_error", "use")
+    readonly_fields = ("state", "checked_at", "last_error", "accounts", "use")
     write_role = Role.OWNER
+    platform_owns = True
+    autocomplete_fields = ("usable_by",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A platform-owned token also says whom it serves; a tenant's own serves that tenant alone."""
+        ours = obj.tenant_id is None if obj else bool(request.GET.get(PLATFORM))
+        if not (ours and sees_all_tenants()):
+            return self.fieldsets
+        serves = ("The platform's own: whom it serves", {"fields": ("usable_by",)})
+        return (self.fieldsets[0], serves, *self.fieldsets[1:])
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         fixed = ["provider"] if obj else []
@@ -211,6 +240,8 @@ class ProviderTokenAdmin(TenantModelAdmin):
             obj.secret = secret
             obj.last_error = ""
             form.changed_data += ["sealed_secret", "last_error"]
+        if "config" in form.changed_data:
+            form.changed_data.append("sealed_config")
         super().save_model(request, obj, form, change)
         if not change:
             messages.info(request, "Press “Check now” to ask the vendor whether it works.")
@@ -225,9 +256,15 @@ class ProviderTokenAdmin(TenantModelAdmin):
 
     @display(description="allowance used now")
     def use(self, token: ProviderToken) -> str:
-        lanes = token.lanes.order_by("id")[:20] if token.pk else []
-        used = [f"{lane.name}: {lane.used:,} of {lane.allowance:,}" for lane in lanes if lane.allowance]
-        return "; ".join(used) or "no limit is set"
+        return "no limit is set"  # `engine.admin` knows better
+
+    @display(description="accounts proved to be the owner's")
+    def accounts(self, token: ProviderToken) -> str:
+        if not token.pk:
+            return "none yet"
+        proved = VendorAccount.objects.filter(tenant_id=token.tenant_id, provider=token.provider)
+        told = [f"{account.account_id} ({account.proved_at:%d %b %Y})" for account in proved[:20]]
+        return ", ".join(told) or "none yet"
 
 
 class KeyStateFilter(DropdownFilter):

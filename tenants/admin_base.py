@@ -31,6 +31,9 @@ from tenants.scope import ALL, current_scope, tenant_scope
 COUNT_CAP = 5_000
 """No list counts further than this: nobody turns a hundred pages, and counting a million rows takes long."""
 
+PLATFORM = "platform"
+"""The query parameter of an "add" page by which our own staff make a row of the platform's own."""
+
 STATE_COLOURS = {
     "success": {"active", "done", "completed", "delivered", "read", "approved", "closed", "accepted", "sent"},
     "info": {"running", "scheduled", "sending", "claimed", "queued", "pending", "waiting"},
@@ -70,12 +73,19 @@ class TenantFilter(DropdownFilter):
     title = "tenant"
     parameter_name = "tenant"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[int, str]]:
-        return list(Tenant.objects.values_list("pk", "name")[:500])
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        platform = [("platform", "The platform's own")] if _may_be_platforms(model_admin.model) else []
+        return [*platform, *Tenant.objects.values_list("pk", "name")[:500]]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
         chosen = self.value()
+        if chosen == "platform":
+            return queryset.filter(tenant=None)
         return queryset.filter(tenant_id=chosen) if chosen and chosen.isdigit() else queryset
+
+
+def _may_be_platforms(model: type[models.Model]) -> bool:
+    return bool(getattr(model._meta.get_field("tenant"), "null", False))
 
 
 class TenantModelForm(ModelForm):
@@ -142,6 +152,8 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
     list_filter_submit = True
     warn_unsaved_form = True
     save_on_top = False
+    platform_owns = False
+    """May our own staff add a row that belongs to the platform and to no tenant?"""
 
     # -- columns and filters
 
@@ -187,7 +199,15 @@ class TenantModelAdmin(ObjectActions, RolePermissions, ModelAdmin):
         if object_id is None:
             if not self.has_add_permission(request):
                 raise PermissionDenied
-            return page(self, request, "admin/choose_tenant.html", "For which tenant?")
+            if self.platform_owns and request.GET.get(PLATFORM):
+                return self._refusable_view(request, object_id, *args, **kwargs)
+            return page(
+                self,
+                request,
+                "admin/choose_tenant.html",
+                "For which tenant?",
+                platform_owns=self.platform_owns,
+            )
         obj = self.get_object(request, unquote(object_id))
         if obj is None or obj.tenant_id is None:
             return self._refusable_view(request, object_id, *args, **kwargs)

@@ -69,6 +69,7 @@ class RolePermissions:
 
 
 def _in_scope(obj: Any) -> bool:
-    """Belt and braces: rows come from scoped querysets already."""
-    tenant_id = getattr(obj, "tenant_id", None)
-    return tenant_id is None or current_scope() in (ALL, tenant_id)
+    """Belt and braces: rows come from scoped querysets already. The platform's are in no tenant's scope."""
+    if not hasattr(obj, "tenant_id") or obj._state.adding:
+        return True
+    return current_scope() in (ALL, obj.tenant_id)

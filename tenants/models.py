@@ -12,7 +12,9 @@ from django.db import models
 from django.utils.timezone import now
 
 from tenants import secrets
-from tenants.scope import TenantOrPlatformOwned, TenantOwned
+from tenants.querysets import ProviderTokenQuerySet
+from tenants.scope import TenantManager, TenantOrPlatformOwned, TenantOwned
+from tenants.token_settings import SECRET_SETTINGS
 
 
 class Tenant(models.Model):
@@ -124,10 +126,6 @@ def provider_names() -> list[tuple[str, str]]:
     return list(_providers)
 
 
-SECRET_SETTINGS = ("app_secret", "verify_token", "webhook_secret")
-"""The settings of a provider token that are as secret as the token itself: sealed, never shown."""
-
-
 class ProviderToken(TenantOrPlatformOwned):
     """What a vendor gave a tenant, or the platform, to act with. The secret is sealed at rest and never
     shown again.
@@ -162,6 +160,8 @@ class ProviderToken(TenantOrPlatformOwned):
     last_error = models.TextField(blank=True, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
 
+    objects = TenantManager.from_queryset(ProviderTokenQuerySet)()
+
     class Meta:
         constraints = [
             models.UniqueConstraint(
@@ -172,6 +172,10 @@ class ProviderToken(TenantOrPlatformOwned):
 
     def __str__(self) -> str:
         return f"{self.get_provider_display()}: {self.label}"
+
+    @property
+    def owner_name(self) -> str:
+        return f"tenant {self.tenant_id}" if self.tenant_id else "the platform's own"
 
     @property
     def secret(self) -> str:
@@ -190,6 +194,29 @@ class ProviderToken(TenantOrPlatformOwned):
     @secret_config.setter
     def secret_config(self, plain: dict[str, Any]) -> None:
         self.sealed_config = secrets.encrypt(json.dumps(plain)) if plain else ""
+
+    @property
+    def shown_config(self) -> dict[str, Any]:
+        """`config` as people see it: sealed settings by name alone, null instead of their value."""
+        try:
+            sealed = dict.fromkeys(self.secret_config)
+        except secrets.SecretUnreadable:
+            sealed = {}
+        return {**self.config, **sealed}
+
+    def set_config(self, config: dict[str, Any]) -> None:
+        """Take a whole new config and seal what is secret in it: null leaves a sealed setting, "" removes it.
+
+        Does not look whether the settings are right (`token_settings.wrong_settings`), and does not save.
+        """
+        sent = {name: config[name] for name in SECRET_SETTINGS if name in config}
+        kept = self.secret_config if None in sent.values() else {}
+        self.secret_config = {
+            name: kept[name] if value is None else value
+            for name, value in sent.items()
+            if value or (value is None and name in kept)
+        }
+        self.config = {name: value for name, value in config.items() if name not in SECRET_SETTINGS}
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Read one setting, whether it is kept openly in `config` or sealed."""

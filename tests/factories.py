@@ -120,13 +120,25 @@ class LaneFactory(OfTenant):
     rate_per_second = 80
 
 
+class AllowanceFactory(OfTenant):
+    """A monthly budget, since a token's calls an hour are kept by its `hourly_allowance`."""
+
+    class Meta:
+        model = engine.Allowance
+
+    token = same_tenant(ProviderTokenFactory)
+    unit = "usd_cents"
+    limit = 5_000
+    window = engine.Allowance.Window.CALENDAR_MONTH
+
+
 class FlowHoldFactory(OfTenant):
     class Meta:
         model = engine.FlowHold
 
     processor = "messages"
     flow = Sequence(int)
-    reason = "template"
+    reason = "fault"
 
 
 class RunFactory(DjangoModelFactory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tenants import keys
 from tenants.models import ApiKey, Membership, ProviderToken, Tenant
 from tenants.scope import all_tenants
 from tests import factories
+from tests.api.test_provider_tokens import WRONG_CONFIGS
 
 TOKEN = {"provider": "whatsapp", "label": "Main", "config": "{}", "secret": "EAA-very-secret"}
 
@@ -58,6 +60,33 @@ def test_a_secret_is_sealed_and_never_shown(owner: Client) -> None:
         shown = owner.get(reverse(f"admin:tenants_providertoken_{page}", args=(token.pk,))).content.decode()
         assert TOKEN["secret"] not in shown
         assert token.sealed_secret not in shown
+
+
+@pytest.mark.parametrize("config", WRONG_CONFIGS, ids=str)
+def test_a_wrong_config_is_told_at_its_field(owner: Client, config: Any) -> None:
+    answer = owner.post(
+        reverse("admin:tenants_providertoken_add"), TOKEN | {"config": json.dumps(config or ["no object"])}
+    )
+    assert answer.context["adminform"].form.errors.keys() == {"config"}
+    with all_tenants():
+        assert not ProviderToken.objects.exists()
+
+
+def test_the_secret_settings_of_a_config_are_sealed_in_the_admin_too(owner: Client) -> None:
+    config = {"waba_id": "77", "app_secret": "app-secret-word"}
+    owner.post(reverse("admin:tenants_providertoken_add"), TOKEN | {"config": json.dumps(config)})
+    with all_tenants():
+        token = ProviderToken.objects.get()
+    assert (token.config, token.setting("app_secret")) == ({"waba_id": "77"}, "app-secret-word")
+    address = reverse("admin:tenants_providertoken_change", args=(token.pk,))
+    page = owner.get(address)
+    assert "app-secret-word" not in page.content.decode()
+    shown = page.context["adminform"].form.initial["config"]
+    assert shown == {"waba_id": "77", "app_secret": None}
+    owner.post(address, TOKEN | {"config": json.dumps(shown), "label": "Renamed"})  # null: as it was
+    with all_tenants():
+        token.refresh_from_db()
+    assert (token.label, token.setting("app_secret")) == ("Renamed", "app-secret-word")
 
 
 def test_an_empty_secret_keeps_the_one_there_is(owner: Client) -> None:

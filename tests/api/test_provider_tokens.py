@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
-from django.utils.timezone import now
+from django.test import Client
 from rest_framework.test import APIClient
 
-from engine.models import Lane
+from engine.models import Allowance
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
-from tests.factories import LaneFactory, ProviderTokenFactory
+from tests.factories import LaneFactory, MembershipFactory, ProviderTokenFactory, VendorAccountFactory
 
 TOKENS = "/api/v1/provider-tokens/"
 SECRETS = ["EAAsecret", "app-secret-word", "verify-word"]
@@ -24,6 +23,23 @@ GOOD: dict[str, Any] = {
     "config": {"waba_id": "77", "version": "v25.0", "app_secret": SECRETS[1], "verify_token": SECRETS[2]},
     "hourly_allowance": 200,
 }
+
+
+WRONG_CONFIGS: list[Any] = [
+    [],
+    "waba_id",
+    {"app_secret": 5},
+    {"app_secret": "x" * 501},
+    {"waba_id": "abc"},
+    {"waba_id": 77},
+    {"waba_id": ["77"]},
+    {"waba_id": None},
+    {"waba_id": "1" * 33},
+    {"version": "25"},
+    {"version": "v25.0/../me"},
+    {"colour": "red"},
+    {"webhook_secret": "of another vendor"},
+]
 
 
 def stored() -> Any:
@@ -80,8 +96,7 @@ def test_a_secret_setting_is_kept_when_sent_back_as_null(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("config", {"app_secret": 5}),
-        ("config", []),
+        *(("config", config) for config in WRONG_CONFIGS),
         ("config", None),
         ("secret", ""),
         ("secret", None),
@@ -112,17 +127,58 @@ def test_a_new_secret_gets_a_new_chance(acme: Tenant, api: APIClient) -> None:
     assert stored().secret == "EAAnew"
 
 
-def test_a_smaller_allowance_reaches_the_lanes_and_never_below_what_is_used(
-    acme: Tenant, api: APIClient
-) -> None:
+def test_an_allowance_is_the_same_whoever_edits_it(acme: Tenant, api: APIClient) -> None:
+    """API, admin and plain SQL all reach the row that the engine reserves calls from (A11)."""
+
+    def allowed() -> list[int]:
+        with all_tenants():
+            rows = Allowance.objects.filter(token=token, unit="calls", window="hour")
+            return list(rows.values_list("limit", flat=True))
+
     with all_tenants():
         token: Any = ProviderTokenFactory(tenant=acme)
-        LaneFactory(tenant=acme, token=token, allowance=200, used=150)
-        LaneFactory(tenant=acme, token=token, allowance=9000, window="month", used=10)
-    assert api.patch(f"{TOKENS}{token.pk}/", {"hourly_allowance": 100}).status_code == 200
+        owner = MembershipFactory(tenant=acme, role="owner").user
+    one = f"{TOKENS}{token.pk}/"
+    assert allowed() == []
+    for limit, found in [(200, [200]), (100, [100]), (None, [])]:
+        assert api.patch(one, {"hourly_allowance": limit}).status_code == 200
+        assert allowed() == found
+    browser = Client(SERVER_NAME="localhost")
+    browser.force_login(owner)
+    form = {"label": token.label, "config": "{}", "secret": "", "hourly_allowance": 150}
+    assert browser.post(f"/admin/tenants/providertoken/{token.pk}/change/", form).status_code == 302
+    assert allowed() == [150]
+    with all_tenants(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_providertoken SET hourly_allowance = 50 WHERE id = %s", [token.pk])
+    assert allowed() == [50]
+
+
+def test_a_token_shows_the_accounts_that_are_proved(acme: Tenant, bolt: Tenant, api: APIClient) -> None:
     with all_tenants():
-        lanes = {lane.window: (lane.allowance, lane.used) for lane in Lane.objects.all()}
-    assert lanes == {"hour": (100, 100), "month": (9000, 10)}
+        ProviderTokenFactory(tenant=acme)
+        ours: Any = VendorAccountFactory(tenant=acme)
+        VendorAccountFactory(tenant=acme, provider="meta")
+        for owner in (bolt, None):
+            VendorAccountFactory(tenant=owner)
+    (token,) = api.get(TOKENS).json()["results"]
+    assert [account["account_id"] for account in token["accounts"]] == [ours.account_id]
+    assert token["accounts"][0].keys() == {"account_id", "proved_at"}
+
+
+@pytest.mark.parametrize("path", ["provider-tokens", "usage"])
+def test_a_platform_token_does_not_exist_for_a_tenant(api: APIClient, path: str) -> None:
+    with all_tenants():
+        token: Any = ProviderTokenFactory(tenant=None, label="platform-secret-label")
+        row: Any = token if path == "provider-tokens" else LaneFactory(tenant=None, token=token)
+    one = f"/api/v1/{path}/{row.pk}/"
+    assert api.get(one).status_code == 404
+    assert token.label not in api.get(f"/api/v1/{path}/").content.decode()
+    if path == "provider-tokens":
+        assert [api.patch(one, {"label": "x"}).status_code, api.delete(one).status_code] == [404, 404]
+        assert api.post(f"{one}check/").status_code == 404
+        sender = {"provider_token": token.pk, "kind": "whatsapp", "address": "1"}
+        answer = api.post("/api/v1/senders/", sender)
+        assert (answer.status_code, f"{token.pk} not found." in answer.content.decode()) == (400, True)
 
 
 def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient) -> None:
@@ -132,23 +188,6 @@ def test_tokens_are_filtered_by_provider_and_state(acme: Tenant, api: APIClient)
     for query, found in [("provider=lime", 2), ("state=active", 2), ("provider=lime&state=expired", 1)]:
         assert len(api.get(f"{TOKENS}?{query}").json()["results"]) == found
     assert api.get(f"{TOKENS}?state=dead").status_code == 400
-
-
-def test_usage_tells_what_is_left_and_when_it_resets(acme: Tenant, api: APIClient) -> None:
-    later = now() + timedelta(minutes=20)
-    with all_tenants():
-        LaneFactory(tenant=acme, name="limited", allowance=200, used=150, window_ends_at=later)
-        LaneFactory(
-            tenant=acme, name="over", allowance=200, used=200, window_ends_at=now() - timedelta(seconds=1)
-        )
-        LaneFactory(tenant=acme, name="free")
-    usage = {row["name"]: row for row in api.get("/api/v1/usage/").json()["results"]}
-    assert [usage["limited"][name] for name in ("used", "remaining", "window")] == [150, 50, "hour"]
-    assert usage["limited"]["resets_at"] == later.isoformat().replace("+00:00", "Z")
-    assert [usage["over"][name] for name in ("used", "remaining", "resets_at")] == [0, 200, None]
-    assert [usage["free"][name] for name in ("used", "remaining")] == [0, None]
-    assert usage["free"]["provider"] == "whatsapp"
-    assert usage["free"]["breaker"] == "closed"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from django.db import DatabaseError, ProgrammingError, connection
 
 from tenants.keys import digest
 from tenants.management.base import TurnoutCommand
-from tenants.models import ApiKey, Tenant
+from tenants.models import ApiKey, ProviderToken, Tenant
 from tenants.scope import ALL, NoTenantScope, all_tenants, current_scope
 from tests.factories import ProviderTokenFactory
 
@@ -76,6 +76,63 @@ def test_rotation_names_what_it_could_not_open(acme: Tenant, settings: Any) -> N
         called("rotate_token_keys")
     settings.TOKEN_KEYS = [new, old]
     assert "1 provider tokens" in called("rotate_token_keys")
+
+
+def with_secret(monkeypatch: pytest.MonkeyPatch, *args: str, secret: str = "EAAsecret\n") -> str:  # noqa: S107 - of tests
+    monkeypatch.setattr("sys.stdin", io.StringIO(secret))
+    return called("create_token", *args)
+
+
+def test_create_token_makes_a_tenants_token_or_the_platforms(
+    acme: Tenant, bolt: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = '{"waba_id": "77", "app_secret": "s"}'
+    own = ["whatsapp", "--tenant", "acme", "--label", "L", "--config", config, "--allowance", "200"]
+    shared = ["apify", "--usable-by", "acme", str(bolt.pk)]
+    told = [json.loads(with_secret(monkeypatch, *args)) for args in (own, shared, ["meta"])]
+    assert all(line.keys() == {"token"} for line in told)
+    with all_tenants():
+        first, second, third = (ProviderToken.objects.get(pk=line["token"]) for line in told)
+        assert (first.tenant, first.label, first.secret) == (acme, "L", "EAAsecret")
+        assert (first.config, first.setting("app_secret")) == ({"waba_id": "77"}, "s")
+        assert first.allowances.get().limit == 200
+        assert (second.tenant, set(second.usable_by.all())) == (None, {acme, bolt})
+        assert (third.tenant, set(third.usable_by.all())) == (None, set())
+
+
+@pytest.mark.parametrize(
+    ("args", "secret", "reason"),
+    [
+        (["meta"], "", "needs its secret"),
+        (["meta", "--tenant", "nobody"], "s", "no tenant 'nobody'"),
+        (["meta", "--usable-by", "nobody"], "s", "no tenant 'nobody'"),
+        (["meta", "--tenant", "acme", "--usable-by", "bolt"], "s", "serves that tenant alone"),
+        (["meta", "--config", "{"], "s", "is no JSON"),
+        (["meta", "--config", '{"colour": "red"}'], "s", "no setting 'colour'"),
+        (["meta", "--config", "[1]"], "s", "is an object"),
+        (["meta", "--allowance=-1"], "s", "number of calls"),
+        (["meta", "--label", ""], "s", "needs a label"),
+        (["apify"], "s", "has a token 'main' for apify already"),
+    ],
+)
+def test_a_wrong_token_is_told_in_one_line(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch, args: list[str], secret: str, reason: str
+) -> None:
+    with_secret(monkeypatch, "apify")
+    with pytest.raises(CommandError, match=reason) as refused:
+        with_secret(monkeypatch, *args, secret=secret)
+    assert "\n" not in str(refused.value)
+    with all_tenants():
+        assert ProviderToken.objects.count() == 1
+
+
+def test_the_platforms_tokens_are_rotated_and_named_too(
+    db: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_secret(monkeypatch, "apify")
+    settings.TOKEN_KEYS = [Fernet.generate_key().decode()]
+    with pytest.raises(CommandError, match="the platform's own"):
+        called("rotate_token_keys")
 
 
 class Probe(TurnoutCommand):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -12,9 +10,11 @@ from django.apps import apps
 from django.db import connection, transaction
 from django.db.utils import IntegrityError, ProgrammingError
 
+from engine.models import Allowance, Lane
 from tenants.models import Tenant
-from tenants.scope import ALL_ROWS_ROLE, TenantOrPlatformOwned, TenantOwned, all_tenants
+from tenants.scope import ALL_ROWS_ROLE, TenantOrPlatformOwned, TenantOwned, all_tenants, tenant_scope
 from tests import factories
+from tests.tenants.walls import as_role, run, select
 
 # Worked by the engine for all tenants at once and read by them through scoped queries (architecture).
 QUEUE_TABLES = {"engine_lane", "engine_allowance", "messaging_message"}
@@ -26,40 +26,6 @@ OWNED = {
     if issubclass(model, OWNED_BASES) and model._meta.db_table not in QUEUE_TABLES
 }
 FACTORIES: dict[Any, Any] = {made._meta.model: made for made in factories.OfTenant.__subclasses__()}
-
-
-def select(sql: str, *values: Any) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return [row[0] if len(row) == 1 else row for row in cursor.fetchall()]
-
-
-def run(sql: str, *values: Any) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.rowcount
-
-
-@pytest.fixture
-def stranger(db: None) -> str:
-    """A role that owns nothing and may read and write every table."""
-    run("CREATE ROLE turnout_stranger NOLOGIN NOSUPERUSER NOBYPASSRLS")
-    run("GRANT USAGE ON SCHEMA public TO turnout_stranger")
-    run("GRANT ALL ON ALL TABLES IN SCHEMA public TO turnout_stranger")
-    run("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO turnout_stranger")
-    run("GRANT turnout_stranger TO current_user WITH INHERIT FALSE, SET TRUE")
-    return "turnout_stranger"
-
-
-@contextmanager
-def as_role(role: str, tenant: Tenant | None = None) -> Iterator[None]:
-    with transaction.atomic():
-        run(f"SET LOCAL ROLE {role}")
-        if tenant is not None:
-            run("SELECT set_config('app.tenant_id', %s, true)", str(tenant.pk))
-        yield
-        run("RESET ROLE")
-        run("SELECT set_config('app.tenant_id', '', true)")
 
 
 def test_nobody_of_ours_is_above_the_policies(db: None) -> None:
@@ -102,6 +68,36 @@ def test_a_row_cannot_be_given_to_another_tenant(
         ours = FACTORIES[OWNED[table]](tenant=acme)
     with pytest.raises(ProgrammingError, match="row-level security"), as_role(stranger, acme):
         run(f"UPDATE {table} SET tenant_id = %s WHERE id = %s", bolt.pk, ours.pk)
+
+
+@pytest.mark.parametrize(
+    "table", sorted(t for t, model in OWNED.items() if issubclass(model, TenantOrPlatformOwned))
+)
+def test_the_platforms_rows_do_not_exist_for_a_tenant(stranger: str, acme: Tenant, table: str) -> None:
+    with all_tenants():
+        theirs = FACTORIES[OWNED[table]](tenant=None)
+        ours = FACTORIES[OWNED[table]](tenant=acme)
+        assert {row.pk for row in OWNED[table].objects.all()} == {theirs.pk, ours.pk}
+    with tenant_scope(acme.pk):
+        assert [row.pk for row in OWNED[table].objects.all()] == [ours.pk]
+    for role in (stranger, "none"):
+        with as_role(role):
+            assert select(f"SELECT id FROM {table}") == []
+        with as_role(role, acme):
+            assert select(f"SELECT id FROM {table} WHERE tenant_id IS NULL") == []
+            assert run(f"UPDATE {table} SET tenant_id = %s WHERE id = %s", acme.pk, theirs.pk) == 0
+            assert run(f"DELETE FROM {table} WHERE id = %s", theirs.pk) == 0
+        with pytest.raises(ProgrammingError, match="row-level security"), as_role(role, acme):
+            run(f"UPDATE {table} SET tenant_id = NULL WHERE id = %s", ours.pk)
+
+
+@pytest.mark.parametrize("model", [Lane, Allowance])
+def test_the_platforms_lanes_and_allowances_are_not_in_a_tenants_scope(acme: Tenant, model: Any) -> None:
+    with all_tenants():
+        FACTORIES[model](tenant=None)
+        ours = FACTORIES[model](tenant=acme)
+    with tenant_scope(acme.pk):
+        assert list(model.objects.all()) == [ours]
 
 
 def test_a_row_cannot_be_inserted_for_another_tenant(stranger: str, acme: Tenant, bolt: Tenant) -> None:
