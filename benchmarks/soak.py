@@ -398,6 +398,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.randrange(10**9) if options.seed is None else options.seed
     go_first()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and take along what was started
     folder = Path(tempfile.mkdtemp(prefix="turnout-soak-"))
     print(f"# seed {seed}, evidence in {folder}", file=sys.stderr, flush=True)
     with ExitStack() as stack:
