@@ -18,14 +18,13 @@ from django.utils.timezone import now
 
 from engine.models import Heartbeat, Incident, Lane, Receipt, Run
 from engine.processor.registry import all_queues
+from engine.querysets import NEAR
 from messaging.models import Broadcast, Message, MessageTally
 from tenants.admin_roles import Role, role_of
 from tenants.scope import ALL, current_scope
 
 LIVE = (Broadcast.State.RUNNING, Broadcast.State.PAUSED)
 DEPTH_CAP = 10_000
-NEAR = 0.8
-"""The share of an allowance from which a lane is worth a look; the engine opens an incident there too."""
 STALE_HEARTBEAT = timedelta(minutes=3)
 
 
@@ -133,33 +132,36 @@ def tiles(broadcasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def held_lanes() -> list[dict[str, Any]]:
     """Lanes that are paused, broken off, cut by throttling or near the end of their allowance."""
-    at = now()
-    near = Q(allowance__isnull=False, window_ends_at__gt=at) & Q(used__gte=NEAR * F("allowance"))
+    near = Q(calls_used__gte=NEAR * F("calls_limit"))
     cut = Q(rate_now__isnull=False, rate_now__lt=NEAR * F("rate_per_second"))
-    rows = Lane.objects.filter(Q(paused_at__isnull=False) | Q(breaker=Lane.Breaker.OPEN) | near | cut)
+    rows = Lane.objects.with_calls().filter(
+        Q(paused_at__isnull=False) | ~Q(breaker=Lane.Breaker.CLOSED) | near | cut
+    )
     return [
         {
             "name": lane.name,
             "queue": lane.queue,
-            "tenant": lane.tenant.name,
+            "tenant": lane.tenant.name if lane.tenant else "platform",
             "why": why_held(lane),
-            "used": lane.used,
-            "allowance": lane.allowance,
-            "resets_at": lane.window_ends_at and lane.window_ends_at.isoformat(),
+            "used": lane.calls_used,
+            "allowance": lane.calls_limit,
+            "resets_at": lane.calls_reset_at and lane.calls_reset_at.isoformat(),
             "url": reverse("admin:engine_lane_change", args=(lane.pk,)),
         }
         for lane in rows.select_related("tenant").order_by("-paused_at", "id")[:20]
     ]
 
 
-def why_held(lane: Lane) -> str:
+def why_held(lane: Any) -> str:
     """Say in a few words what holds a lane back, the strongest reason first; empty: nothing."""
     if lane.paused_at:
         return f"paused: {lane.pause_reason or 'operator'}"
     if lane.breaker == Lane.Breaker.OPEN:
         return "vendor refuses, waiting" if lane.open_until else "vendor refuses"
-    if lane.allowance and lane.used >= NEAR * lane.allowance:
-        return "allowance used up" if lane.used >= lane.allowance else "near its allowance"
+    if lane.breaker == Lane.Breaker.HALF_OPEN:
+        return "trying one call"
+    if lane.calls_limit and lane.calls_used >= NEAR * lane.calls_limit:
+        return "allowance used up" if lane.calls_used >= lane.calls_limit else "near its allowance"
     if lane.rate_now and lane.rate_per_second and lane.rate_now < NEAR * lane.rate_per_second:
         return f"slowed to {lane.rate_now:.0f}/s"
     return ""

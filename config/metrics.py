@@ -28,9 +28,12 @@ GROUP BY queue ORDER BY queue
 """
 OUTCOMES: Final = ("claimed", "done", "failed", "retried", "throttled", "in_doubt", "held")
 LANES: Final = """
-SELECT queue, tenant_id, name, allowance, CASE WHEN window_ends_at > now() THEN used ELSE 0 END,
-       paused_at IS NOT NULL, breaker = 'open' AND open_until > now(), coalesce(rate_now, rate_per_second)
-FROM engine_lane ORDER BY id
+SELECT l.queue, l.tenant_id, l.name, a."limit", a.spent + a.held, l.paused_at IS NOT NULL,
+       l.breaker = 'open' AND l.open_until > now(), coalesce(l.rate_now, l.rate_per_second)
+FROM engine_lane l
+LEFT JOIN LATERAL (SELECT * FROM engine_allowanceleft a
+                    WHERE a.token_id = l.token_id AND a.unit = 'calls' ORDER BY a.id LIMIT 1) a ON true
+ORDER BY l.id
 """
 HEARTBEATS: Final = (
     "SELECT cluster, extract(epoch FROM now() - beat_at) FROM engine_heartbeat ORDER BY cluster"

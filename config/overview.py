@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.db.models import F
+
 from config.health import heartbeat_ages
 from config.queues import CAP, depths
 from engine.models import Incident, Lane, Run
@@ -42,16 +44,17 @@ def overview() -> dict[str, Any]:
         }
 
 
-def busiest_lanes() -> list[Lane]:
-    lanes = Lane.objects.select_related("tenant", "token")
+def busiest_lanes() -> list[Any]:
+    """Return lanes with their calls (`with_calls`): what is held first, then what is used most."""
+    lanes = Lane.objects.with_calls().select_related("tenant", "token")
     held = list(lanes.exclude(paused_at=None).order_by("id")[:MOST_LANES])
     held += lanes.filter(paused_at=None, breaker=Lane.Breaker.OPEN).order_by("id")[:MOST_LANES]
     seen = {lane.pk for lane in held}
-    others = lanes.exclude(pk__in=seen).order_by("-used", "id")[:MOST_LANES]
+    others = lanes.exclude(pk__in=seen).order_by(F("calls_used").desc(nulls_last=True), "id")[:MOST_LANES]
     return [*held, *others][:MOST_LANES]
 
 
-def lane_row(lane: Lane) -> dict[str, Any]:
+def lane_row(lane: Any) -> dict[str, Any]:
     return {
         "id": lane.pk,
         "queue": lane.queue,
@@ -60,9 +63,9 @@ def lane_row(lane: Lane) -> dict[str, Any]:
         "state": lane_state(lane),
         "rate_per_second": lane.rate_per_second,
         "rate_now": lane.rate_now,
-        "allowance": lane.allowance,
-        "used": lane.used,
-        "window_ends_at": lane.window_ends_at,
+        "allowance": lane.calls_limit,
+        "used": lane.calls_used or 0,
+        "resets_at": lane.calls_reset_at,
         "token": lane.token.state,
         "last_error": lane.last_error,
     }
@@ -71,8 +74,8 @@ def lane_row(lane: Lane) -> dict[str, Any]:
 def lane_state(lane: Lane) -> str:
     if lane.paused_at:
         return f"paused: {lane.pause_reason}"
-    if lane.breaker == Lane.Breaker.OPEN:
-        return "breaker open"
+    if lane.breaker != Lane.Breaker.CLOSED:
+        return "breaker open" if lane.breaker == Lane.Breaker.OPEN else "trying one call"
     return "running" if lane.holder else "idle"
 
 

@@ -6,12 +6,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils.timezone import now
 
+from engine.querysets import LaneQuerySet
 from tenants.scope import TenantManager, TenantOrPlatformOwned, TenantOwned, TenantQuerySet
-
-
-class LaneQuerySet(TenantQuerySet):
-    def for_queue(self, queue: str) -> LaneQuerySet:
-        return self.filter(queue=queue)
 
 
 class Lane(TenantOrPlatformOwned):
@@ -26,11 +22,6 @@ class Lane(TenantOrPlatformOwned):
         CLOSED = "closed"
         OPEN = "open"
         HALF_OPEN = "half_open", "half open (one call at a time)"
-
-    class Window(models.TextChoices):
-        HOUR = "hour"
-        DAY = "day"
-        MONTH = "month"
 
     queue = models.CharField(max_length=32)
     processor = models.CharField(
@@ -52,12 +43,6 @@ class Lane(TenantOrPlatformOwned):
     max_in_flight = models.PositiveIntegerField(
         null=True, blank=True, help_text="Empty: one second of the rate."
     )
-    allowance = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Calls per window; empty: no limit."
-    )
-    window = models.CharField(max_length=8, choices=Window, default=Window.HOUR)
-    used = models.PositiveIntegerField(default=0, editable=False)
-    window_ends_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     # what holds it back
     breaker = models.CharField(max_length=12, choices=Breaker, default=Breaker.CLOSED, editable=False)
@@ -74,7 +59,6 @@ class Lane(TenantOrPlatformOwned):
 
     # the lease
     holder = models.BigIntegerField(null=True, editable=False, help_text="The run that drains it.")
-    fence = models.BigIntegerField(default=0, editable=False, help_text="Grows at each take-over.")
     leased_until = models.DateTimeField(null=True, editable=False)
     paced_until = models.DateTimeField(
         null=True, editable=False, help_text="The next holder's first send: spacing survives a hand-over."
@@ -88,10 +72,6 @@ class Lane(TenantOrPlatformOwned):
                 fields=["processor", "tenant", "name"], name="lane_once", nulls_distinct=False
             ),
             models.UniqueConstraint(fields=["tenant", "id"], name="lane_of_tenant"),
-            models.CheckConstraint(
-                condition=Q(allowance__isnull=True) | Q(used__lte=models.F("allowance")),
-                name="lane_within_allowance",
-            ),
             models.CheckConstraint(
                 condition=Q(rate_per_second__isnull=True) | Q(rate_per_second__gt=0),
                 name="lane_rate_positive",
@@ -140,6 +120,26 @@ class Allowance(TenantOrPlatformOwned):
 
     def __str__(self) -> str:
         return f"{self.limit:,} {self.unit} in {self.get_window_display()}"
+
+
+class AllowanceLeft(models.Model):
+    """A view over an allowance: what of it is spent, held and left now, and when some of it comes back."""
+
+    token_id = models.BigIntegerField()
+    unit = models.CharField(max_length=16)
+    limit = models.IntegerField()
+    window = models.CharField(max_length=16, choices=Allowance.Window)
+    spent = models.IntegerField()
+    held = models.IntegerField()
+    left_over = models.IntegerField()
+    resets_at = models.DateTimeField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "engine_allowanceleft"
+
+    def __str__(self) -> str:
+        return f"{self.left_over:,} of {self.limit:,} {self.unit}"
 
 
 class AllowanceUse(models.Model):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 from django.http import HttpRequest
@@ -18,12 +17,10 @@ from unfold.decorators import display
 
 from engine import actions
 from engine.admin.ledgers import QueueFilter
-from engine.models import Lane
+from engine.models import AllowanceLeft, Lane
+from engine.querysets import NEAR
 from tenants.admin_actions import act_on_each, object_action
-from tenants.admin_base import TenantModelAdmin, TenantModelForm
-
-NEAR = 0.8
-"""The share of an allowance from which a lane is worth a look."""
+from tenants.admin_base import TenantModelAdmin
 
 DEPTHS: dict[str, Callable[[Iterable[int]], dict[int, int]]] = {}
 """By queue: counts the open rows of some lanes, cheaply. Each queue's app adds its own."""
@@ -37,18 +34,22 @@ class LaneStateFilter(DropdownFilter):
         return [
             ("paused", "Paused"),
             ("open", "Vendor refuses"),
+            ("half_open", "Trying one call"),
             ("near", "Near its allowance"),
             ("free", "Free"),
         ]
 
     def queryset(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> models.QuerySet[Any]:
         paused, refused = Q(paused_at__isnull=False), Q(breaker=Lane.Breaker.OPEN)
-        near = Q(allowance__isnull=False, used__gte=NEAR * F("allowance"))
+        tokens = AllowanceLeft.objects.filter(unit="calls", left_over__lte=(1 - NEAR) * F("limit"))
+        near = Q(token_id__in=tokens.values("token_id"))
         match self.value():
             case "paused":
                 return queryset.filter(paused)
             case "open":
                 return queryset.filter(refused)
+            case "half_open":
+                return queryset.filter(breaker=Lane.Breaker.HALF_OPEN)
             case "near":
                 return queryset.filter(near)
             case "free":
@@ -56,20 +57,9 @@ class LaneStateFilter(DropdownFilter):
         return queryset
 
 
-class LaneForm(TenantModelForm):
-    def clean_allowance(self) -> int | None:
-        allowance: int | None = self.cleaned_data["allowance"]
-        lane = self.instance
-        if allowance is not None and allowance < lane.used:
-            raise ValidationError(f"{lane.used:,} are used already in the window that runs now.")
-        return allowance
-
-
 @admin.register(Lane)
 class LaneAdmin(TenantModelAdmin):
     """The queues' page: one row for each thing that a vendor limits."""
-
-    form = LaneForm
 
     list_display = ("lane", "state", "rate", "allowance_used", "waiting", "lease", "why")
     list_filter = (LaneStateFilter, QueueFilter)
@@ -86,20 +76,18 @@ class LaneAdmin(TenantModelAdmin):
                 "fields": (
                     "rate_per_second",
                     "rate_now",
+                    "refused_rate",
                     "max_in_flight",
-                    "allowance",
-                    "window",
-                    "used",
-                    "window_ends_at",
+                    "allowance_used",
                 )
             },
         ),
-        ("Lease", {"fields": ("lease", "holder", "fence", "leased_until", "last_error")}),
+        ("Lease", {"fields": ("lease", "holder", "leased_until", "last_error")}),
     )
     readonly_fields = (
         *("queue", "name", "token", "state", "why"),
-        *("rate_per_second", "rate_now", "used", "window_ends_at"),  # a sender sets its lane's rate
-        *("lease", "holder", "fence", "leased_until", "last_error"),
+        *("rate_per_second", "rate_now", "refused_rate", "allowance_used"),  # a sender and a token set them
+        *("lease", "holder", "leased_until", "last_error"),
     )
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -116,6 +104,9 @@ class LaneAdmin(TenantModelAdmin):
             depths = DEPTHS[queue](lane.pk for lane in mine)
             for lane in mine:
                 lane.depth = depths.get(lane.pk, 0)
+        calls = _calls(lane.token_id for lane in lanes)
+        for lane in lanes:
+            lane.calls = calls.get(lane.token_id)
         changelist.result_list = lanes
         return changelist
 
@@ -125,13 +116,21 @@ class LaneAdmin(TenantModelAdmin):
 
     @display(
         description="state",
-        label={"free": "success", "paused": "warning", "vendor refuses": "danger", "slowed": "info"},
+        label={
+            "free": "success",
+            "paused": "warning",
+            "vendor refuses": "danger",
+            "trying one call": "warning",
+            "slowed": "info",
+        },
     )
     def state(self, lane: Lane) -> str:
         if lane.paused_at:
             return "paused"
         if lane.breaker == Lane.Breaker.OPEN:
             return "vendor refuses"
+        if lane.breaker == Lane.Breaker.HALF_OPEN:
+            return "trying one call"
         slowed = lane.rate_now and lane.rate_per_second and lane.rate_now < lane.rate_per_second
         return "slowed" if slowed else "free"
 
@@ -142,23 +141,21 @@ class LaneAdmin(TenantModelAdmin):
         now_at = lane.rate_now if lane.rate_now is not None else lane.rate_per_second
         return f"{now_at:g} of {lane.rate_per_second:g}/s"
 
-    @display(description="allowance used", ordering="used")
-    def allowance_used(self, lane: Lane) -> str:
-        if not lane.allowance:
+    @display(description="calls used")
+    def allowance_used(self, lane: Any) -> str:
+        """Show the token's allowance of calls, which its lanes share."""
+        calls = lane.calls if hasattr(lane, "calls") else _calls([lane.token_id]).get(lane.token_id)
+        if calls is None:
             return "no limit"
-        over = lane.window_ends_at is not None and lane.window_ends_at <= now()
-        used = 0 if over else lane.used
-        share = min(1.0, used / lane.allowance)
+        used = calls.spent + calls.held
+        share = min(1.0, used / calls.limit) if calls.limit else 1.0
         tone = "full" if share >= 1 else "near" if share >= NEAR else "used"
-        reset = (
-            f", resets in {timeuntil(lane.window_ends_at, depth=1)}"
-            if lane.window_ends_at and not over
-            else ""
-        )
+        resets = calls.resets_at if used else None
+        reset = f", some back in {timeuntil(resets, depth=1)}" if resets else ""
         return format_html(
             '<div class="t-use"><span class="t-num">{}</span><svg class="t-bar" viewBox="0 0 100 1" '
             'preserveAspectRatio="none"><rect width="{}" height="1" class="t-fill-{}"/></svg></div>',
-            f"{used:,} of {lane.allowance:,} per {lane.window}{reset}",
+            f"{used:,} of {calls.limit:,} in {calls.get_window_display()}{reset}",
             round(100 * share, 1),
             tone,
         )
@@ -220,3 +217,9 @@ class LaneAdmin(TenantModelAdmin):
     def resume_lanes(self, request: HttpRequest, lanes: models.QuerySet[Lane]) -> None:
         chosen = list(lanes.exclude(paused_at=None))
         act_on_each(self, request, chosen, lambda lane: actions.resume_lane(lane_id=lane.pk), "resumed")
+
+
+def _calls(token_ids: Iterable[int]) -> dict[int, AllowanceLeft]:
+    """Read what these tokens may still call: {token: its first allowance of calls}."""
+    rows = AllowanceLeft.objects.filter(token_id__in=set(token_ids), unit="calls").order_by("-id")
+    return {row.token_id: row for row in rows}

@@ -53,7 +53,6 @@ def create_sender(
                 name=address if kind == Sender.Kind.WHATSAPP else f"{kind}:{address}",
                 token=token,
                 rate_per_second=rate_per_second,
-                allowance=token.hourly_allowance,
             )
             sender: Sender = Sender.objects.create(
                 tenant_id=tenant_id,

@@ -136,7 +136,8 @@ def test_the_front_page_costs_the_same_with_more_of_everything(staff: Client, ac
             for at in range(n):
                 factories.MessageFactory.create(tenant=acme)
                 factories.IncidentFactory.create(tenant=acme)
-                factories.LaneFactory.create(tenant=acme, allowance=10, used=9 + at % 2, window_ends_at=now())
+                token = factories.ProviderTokenFactory.create(tenant=acme, hourly_allowance=10)
+                factories.LaneFactory.create(tenant=acme, token=token, rate_now=10 + at % 2)
                 factories.RunFactory.create()
             Broadcast.objects.update(state="running", launched_at=now())
 
@@ -159,27 +160,18 @@ def test_nobody_signed_out_gets_anything(client: Client, db: None) -> None:
 def test_saving_a_lanes_form_leaves_what_the_engine_wrote_meanwhile(sign_in: Any, acme: Tenant) -> None:
     """The form was opened before the engine took the lane; saving it must not take the lease away."""
     with all_tenants():
-        lane = factories.LaneFactory.create(tenant=acme, allowance=1000, used=0)
+        lane = factories.LaneFactory.create(tenant=acme)
     operator, address = sign_in(acme), reverse("admin:engine_lane_change", args=(lane.pk,))
     read = Lane.save
 
     def engine_writes_first(self: Lane, **options: Any) -> None:
-        Lane.objects.filter(pk=self.pk).update(fence=7, used=300, holder=42)
+        Lane.objects.filter(pk=self.pk).update(openings=7, rate_now=3, holder=42)
         read(self, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lane, "save", engine_writes_first)
-        answer = operator.post(address, {"allowance": 2000, "window": "hour", "max_in_flight": ""})
+        answer = operator.post(address, {"max_in_flight": 7})
     assert answer.status_code == 302
     with all_tenants():
         lane = Lane.objects.get(pk=lane.pk)
-    assert (lane.allowance, lane.used, lane.fence, lane.holder) == (2000, 300, 7, 42)
-
-
-def test_an_allowance_below_what_is_used_is_told_at_its_field(sign_in: Any, acme: Tenant) -> None:
-    with all_tenants():
-        lane = factories.LaneFactory.create(tenant=acme, allowance=1000, used=300)
-    answer = sign_in(acme).post(
-        reverse("admin:engine_lane_change", args=(lane.pk,)), {"allowance": 200, "window": "hour"}
-    )
-    assert "300 are used" in str(answer.context["adminform"].form.errors["allowance"])
+    assert (lane.max_in_flight, lane.openings, lane.rate_now, lane.holder) == (7, 7, 3, 42)

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config import metrics, queues
 from config.overview import MOST_LANES, overview
-from engine.models import Heartbeat, Lane, Receipt, Run
+from engine.models import Allowance, AllowanceUse, Heartbeat, Lane, Receipt, Run
 from engine.watch.incidents import open_incident
 from tenants.models import ProviderToken, Tenant
 from tenants.scope import all_tenants
@@ -32,7 +32,11 @@ def tenants() -> list[Tenant]:
         for tenant in made:
             token = ProviderToken(tenant=tenant, provider="whatsapp", label="main")
             token.secret = "EAAG-s3cret"
+            token.hourly_allowance = 200
             token.save()
+            AllowanceUse.objects.create(
+                allowance=Allowance.objects.get(token=token), tenant_id=tenant.pk, slot=now(), spent=170
+            )
             Lane.objects.create(
                 tenant=tenant,
                 token=token,
@@ -40,9 +44,6 @@ def tenants() -> list[Tenant]:
                 name=f"number of {tenant.name}",
                 rate_per_second=80,
                 rate_now=40,
-                allowance=200,
-                used=170,
-                window_ends_at=now() + timedelta(minutes=30),
             )
         Lane.objects.filter(tenant=made[1]).update(paused_at=now(), pause_reason="token")
     return made
@@ -143,7 +144,6 @@ def test_many_lanes_cost_no_more_queries_and_the_held_ones_come_first(tenants: l
                 token_id=first.token_id,
                 queue="messaging",
                 name=f"number {n}",
-                used=500 + n,
             )
             for n in range(MOST_LANES + 20)
         )
