@@ -126,9 +126,10 @@ class BroadcastViewSet(TenantModelViewSet):
     @action(detail=True, methods=["post"], url_path="resend-in-doubt")
     def resend_in_doubt(self, request: Request, pk: str) -> Response:
         """Queue again what has been in doubt for so many minutes. Whoever got one after all gets it twice."""
+        broadcast = self.get_object()
         asked = ResendSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        resent = actions.resend_in_doubt(broadcast_id=self.get_object().pk, **asked.validated_data)
+        resent = actions.resend_in_doubt(broadcast_id=broadcast.pk, **asked.validated_data)
         return Response(ResentSerializer({"resent": resent}).data)
 
     @extend_schema(responses=ProgressSerializer)

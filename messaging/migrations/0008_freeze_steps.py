@@ -9,7 +9,8 @@ FILL = f"""
 SET LOCAL ROLE {ALL_ROWS_ROLE};
 UPDATE messaging_broadcaststep AS s
    SET frozen = jsonb_build_object('name', t.name, 'language', t.language, 'category', t.category,
-                                   'components', t.components)
+                                   'components', CASE jsonb_typeof(t.components) WHEN 'array'
+                                                 THEN t.components ELSE '[]' END)
   FROM messaging_messagetemplate AS t, messaging_broadcast AS b
  WHERE t.id = s.template_id AND b.id = s.broadcast_id AND b.state NOT IN ('draft', 'scheduled');
 SET LOCAL ROLE NONE;

@@ -9,13 +9,16 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from campaigns.actions import pause_campaign, resume_campaign
 from engine.models import Incident, Lane
 from engine.processor import Counts as Report
 from engine.run.runner import Runner
 from engine.run.runtime import runtime
-from messaging.actions import launch_broadcast, pause_broadcast, resume_broadcast, suppress
+from messaging.actions import launch_broadcast, pause_broadcast, resume_broadcast, suppress, update_template
 from messaging.models import Broadcast, Message, Suppression
 from messaging.processor import MessageProcessor
+from providers import whatsapp
+from providers.base import Call
 from sandbox.config import SandboxConfig
 from sandbox.server import Running, running
 from tenants.scope import all_tenants
@@ -230,3 +233,41 @@ def test_an_app_whose_calls_are_used_up_rests(launched: Make, sandbox: Running) 
     assert report.throttled >= 1
     assert states(broadcast) == {"queued": 30}
     assert set(Message.objects.values_list("attempts", flat=True)) == {0}
+
+
+def test_what_was_frozen_is_sent_and_checked_whatever_the_template_says_now(
+    launched: Make, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marketing turned into utility in the middle of a run sent to people who had opted out of marketing."""
+    broadcast = launched(n=6)
+    template = broadcast.steps.get().template
+    phones = sorted(Message.objects.values_list("phone", flat=True))
+    header = [{"type": "header", "parameters": [{"type": "text", "text": "changed"}]}]
+    update_template(template_id=template.pk, category="utility", components=header)
+    suppress(
+        tenant_id=broadcast.tenant_id,
+        phones=phones[:2],
+        channel=Suppression.Channel.WHATSAPP_MARKETING,
+        reason="opted out of marketing",
+    )
+
+    sent: list[list[Any]] = []
+    real = whatsapp.send_template
+
+    def spied(**given: Any) -> Call:
+        sent.append(list(given["components"]))
+        return real(**given)
+
+    monkeypatch.setattr(whatsapp, "send_template", spied)
+    send()
+
+    assert states(broadcast) == {"accepted": 4, "suppressed": 2}
+    assert [[component["type"] for component in components] for components in sent] == [["body"]] * 4
+
+
+def test_a_paused_campaign_sends_nothing_until_it_is_resumed(launched: Make, sandbox: Running) -> None:
+    broadcast = launched(n=10)
+    pause_campaign(campaign_id=broadcast.campaign_id)
+    assert send(2.0).claimed == 0
+    resume_campaign(campaign_id=broadcast.campaign_id)
+    assert send().done == 10
