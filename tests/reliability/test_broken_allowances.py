@@ -78,10 +78,11 @@ def _two_numbers_on_one_token() -> int:
 
 def _allow(token_id: int, calls: int) -> None:
     """Set the allowance by plain SQL, as a person at the database would."""
-    with connection.cursor() as cursor:
+    with all_tenants(), connection.cursor() as cursor:
         cursor.execute(
             "UPDATE tenants_providertoken SET hourly_allowance = %s WHERE id = %s", [calls, token_id]
         )
+        assert cursor.rowcount == 1
 
 
 def _send(vendor: Sandbox) -> int:
