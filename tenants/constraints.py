@@ -160,14 +160,22 @@ def all_rows_role() -> migrations.RunSQL:
         DO $$
         BEGIN
             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ALL_ROWS_ROLE}') THEN
-                CREATE ROLE {ALL_ROWS_ROLE} NOLOGIN;
+                BEGIN
+                    CREATE ROLE {ALL_ROWS_ROLE} NOLOGIN;
+                EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                    NULL;  -- roles are the server's: another database was set up at the same moment
+                END;
             END IF;
             IF NOT EXISTS (
                 SELECT FROM pg_auth_members m
                  WHERE m.roleid = '{ALL_ROWS_ROLE}'::regrole
                    AND m.member = current_user::regrole AND m.set_option
             ) THEN
-                EXECUTE format('GRANT {ALL_ROWS_ROLE} TO %I WITH INHERIT FALSE, SET TRUE', current_user);
+                BEGIN
+                    EXECUTE format('GRANT {ALL_ROWS_ROLE} TO %I WITH INHERIT FALSE, SET TRUE', current_user);
+                EXCEPTION WHEN unique_violation THEN
+                    NULL;
+                END;
             END IF;
             EXECUTE format('GRANT USAGE, CREATE ON SCHEMA public TO {ALL_ROWS_ROLE}');
         END $$;

@@ -138,7 +138,7 @@ class FlowHoldFactory(OfTenant):
 
     processor = "messages"
     flow = Sequence(int)
-    reason = "fault"
+    reason = "template"
 
 
 class RunFactory(DjangoModelFactory):

@@ -63,9 +63,9 @@ class RunRecord:
         if interrupted:
             logger.info("interrupted; the batch in hand stays as it was", queue=self.queue)
         if self.run is not None:
-            state = Run.State.DONE if error is None else Run.State.FAILED
+            state = Run.State.DONE if error is None or interrupted else Run.State.FAILED
             try:
-                self._close(state, "interrupted" if interrupted else _say(error))
+                self._close(state, "" if interrupted else _say(error))
             except (DatabaseError, InterfaceError) as away:
                 logger.warning("run not closed", run=self.run, error=str(away).strip())
         return interrupted

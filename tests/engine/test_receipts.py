@@ -16,7 +16,7 @@ from engine.inbox import receipts
 from engine.inbox.group_commit import database_conninfo
 from engine.inbox.receipts import MOST_ATTEMPTS, Receipts, Received, store
 from engine.models import Receipt, Run
-from engine.processor.contract import Report
+from engine.processor import Counts
 from tenants.models import Tenant
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +30,7 @@ def apply_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Apply], None]:
     return lambda apply: monkeypatch.setitem(receipts._appliers, "vendor", apply)
 
 
-def run(**options: Any) -> Report:
+def run(**options: Any) -> Counts:
     return Receipts().run(**({"seconds": 20, "until_empty": True} | options))
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from providers.base import (
     Call,
+    Continue,
     Done,
     Failed,
     Hold,
     InDoubt,
     Lost,
-    Pending,
     Reply,
     Retry,
     Throttled,
@@ -22,7 +22,7 @@ from tests.providers.contract import PROVIDERS, SECRET, Spoken
 from tests.providers.fit import unfit
 
 EVERY = pytest.mark.parametrize("spoken", PROVIDERS, ids=str)
-OUTCOMES = (Done, Pending, Retry, Throttled, Failed, InDoubt, Hold)
+OUTCOMES = (Continue, Done, Retry, Throttled, Failed, InDoubt, Hold)
 
 
 @EVERY
