@@ -11,6 +11,7 @@ from django.contrib.admin.utils import quote
 from django.db import models
 from django.test import Client
 from django.urls import reverse
+from django.utils.timezone import now
 
 from tenants.admin_actions import ObjectActions
 from tenants.admin_base import TenantModelAdmin
@@ -202,7 +203,7 @@ def test_the_front_page_and_its_polling_tell_nothing_of_another_tenant(
         factories.BroadcastFactory.create(tenant=bolt, name=MARK, state="running")
         factories.BroadcastFactory.create(tenant=acme, name="ours", state="running")
         factories.IncidentFactory.create(tenant=bolt, summary=MARK)
-        factories.LaneFactory.create(tenant=bolt, name=MARK, allowance=10, used=10)
+        factories.LaneFactory.create(tenant=bolt, name=MARK, paused_at=now(), pause_reason="token")
     for address in (reverse("admin:index"), reverse("admin:live")):
         text = owner.get(address).content.decode()
         assert "ours" in text
