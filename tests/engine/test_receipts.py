@@ -19,6 +19,7 @@ from engine.models import Receipt, Run
 from engine.processor import Counts
 from engine.watch.runs import close_lost_runs
 from tenants.models import Tenant
+from tenants.scope import all_tenants
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -232,6 +233,7 @@ def test_a_run_whose_process_died_is_found_by_the_minute(apply_with: Any) -> Non
     silent = now() - timedelta(minutes=3)
     dead = Run.objects.create(queue="events", processor="receipts", process="gone:1", beat_at=silent)
     alive = Run.objects.create(queue="events", processor="receipts", process="here:1")
-    assert close_lost_runs() == 1
+    with all_tenants(atomic=True):
+        assert close_lost_runs() == 1
     states = dict(Run.objects.values_list("pk", "state"))
     assert (states[dead.pk], states[alive.pk]) == ("lost", "running")
