@@ -46,6 +46,7 @@ ROOMS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("engine.allowance", "Allowances", "data_usage"),
             ("engine.run", "Runs", "history"),
             ("engine.incident", "Incidents", "warning"),
+            ("engine.flowhold", "Flow holds", "front_hand"),
             ("engine.receipt", "Webhooks received", "webhook"),
             ("engine.heartbeat", "Clusters", "monitor_heart"),
         ],
