@@ -34,7 +34,7 @@ logger = structlog.get_logger(__name__)
 ROUND_SECONDS = 0.04
 """Between two rounds."""
 LOOK_SECONDS = 0.8
-EAGER_LOOK_SECONDS = 0.2
+EAGER_LOOK_SECONDS = 0.1
 """Between two looks at what is due: while lanes are at work, and while there are none."""
 SETTLE_SECONDS = 0.2
 SETTLE_ROWS = 500

@@ -3,7 +3,7 @@
 The vendor counts arrivals, and a network shifts each by some milliseconds. Even departures just under the
 rate then meet a refusal now and then. The pacer answers in this order:
 
-* *Even.* Departures are spaced evenly, 1.2 % under the rate. Nothing is caught up on: what a late process
+* *Even.* Departures are spaced evenly, 1 % under the rate. Nothing is caught up on: what a late process
   missed is missed.
 * *Grouped.* After the first stray refusal they leave in groups, four to a second, each at one moment:
   only what comes near the edge of the vendor's second can be miscounted, and groups have few edges. With
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from math import ceil
 
-SLACK = 0.012
+SLACK = 0.01
 """How much longer than a second is what counts as one."""
 GROUPS = 4
 """Groups in a second: a group is what may be marked as leaving at a time."""
