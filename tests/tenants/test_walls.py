@@ -129,8 +129,8 @@ def test_a_row_cannot_point_into_another_tenant(acme: Tenant, bolt: Tenant, mode
         ours = FACTORIES[model](tenant=acme)
         theirs = FACTORIES[field.related_model](tenant=bolt)
         connection.check_constraints()
-        run(f"UPDATE {model._meta.db_table} SET {field.column} = %s WHERE id = %s", theirs.pk, ours.pk)
-        with pytest.raises(IntegrityError) as caught:
+        with pytest.raises(IntegrityError) as caught:  # at once, or at the commit
+            run(f"UPDATE {model._meta.db_table} SET {field.column} = %s WHERE id = %s", theirs.pk, ours.pk)
             connection.check_constraints()
         transaction.set_rollback(True)
     assert isinstance(caught.value.__cause__, psycopg.errors.ForeignKeyViolation)
