@@ -28,7 +28,7 @@ class Call:
 
     `timeout` is in seconds and covers the whole exchange. `secrets` are the strings that must never
     be shown: whoever logs or stores an exchange passes its text through `redact` first. `cost` is what the
-    call spends of the token's allowances, by unit: {"calls": 1}, {"calls": 1, "usd_cents": 37}.
+    call spends of the token's allowances, by unit, e.g. {"calls": 1, "usd_cents": 37}; None: one call.
     """
 
     method: str
@@ -37,7 +37,7 @@ class Call:
     body: bytes = b""
     timeout: float = 30.0
     secrets: tuple[str, ...] = ()
-    cost: Mapping[str, int] = field(default_factory=lambda: ONE_CALL)
+    cost: Mapping[str, int] | None = None
 
     def __str__(self) -> str:
         return redact(f"{self.method} {self.url}", self.secrets)
@@ -235,6 +235,8 @@ def clean(value: object, length: int = TEXT_LENGTH, secrets: tuple[str, ...] = (
 
 def identifier(value: object, length: int) -> str:
     """Read a vendor's id; "" when it would have to be mended or cut, since it would then be another's."""
+    if isinstance(value, str) and len(value) <= length and value.isprintable():
+        return value
     text = clean(value)
     if len(text) > length or (isinstance(value, str) and text != value):
         return ""

@@ -49,7 +49,7 @@ class Http:
     Its runtime is a thread of its own and does not survive `fork`.
     """
 
-    __slots__ = ("_client", "_connections", "_in_flight", "_request", "_timeouts")
+    __slots__ = ("_client", "_request", "_timeouts")
 
     def __init__(
         self, *, connect_timeout: float = CONNECT_TIMEOUT, idle_timeout: float = IDLE_TIMEOUT
@@ -66,7 +66,6 @@ class Http:
             .tcp_keepalive(timedelta(seconds=TCP_KEEPALIVE))
             .build()
         )
-        self._in_flight = self._connections = 0
         self._request = self._client.request
         self._timeouts: Callable[[float], timedelta] = lru_cache(maxsize=64)(_seconds)
 
@@ -85,11 +84,6 @@ class Http:
         """Close every connection. Calls still under way end as `Lost`."""
         await self._client.close()
 
-    @property
-    def opens_connection(self) -> bool:
-        """Would a call made now need a connection of its own, as far as can be told? It arrives later."""
-        return self._in_flight >= self._connections
-
     async def send(self, call: Call) -> Response:
         """Make `call` once. Never raises for anything that the network or the vendor does."""
         try:
@@ -104,16 +98,11 @@ class Http:
         except (PyreqwestError, ValueError, TypeError) as error:
             return Unsent(redact(f"cannot be requested: {error}", call.secrets))
         started = time.perf_counter()
-        self._in_flight += 1
-        self._connections = max(self._connections, self._in_flight)
         try:
             answer = await ready.send()
             body = bytes(await answer.bytes())
         except PyreqwestError as error:
-            self._connections -= 1
             return _explain(error, call.secrets)
-        finally:
-            self._in_flight -= 1
         return Reply(answer.status, dict(answer.headers.items()), body, time.perf_counter() - started)
 
 

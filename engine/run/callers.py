@@ -12,7 +12,6 @@ from itertools import count
 from typing import Any
 
 import structlog
-from structlog.contextvars import bind_contextvars
 
 from engine.processor.contract import Processor, Request, Stale
 from engine.run.lanes import LaneDriver, Planned
@@ -70,15 +69,15 @@ class Callers:
         """Let enough callers at what is ready."""
         at_once = min(max(int(PER_SECOND * self.answer_seconds), FEWEST_AT_ONCE), MOST_AT_ONCE)
         most = min(lane.most_callers, max(at_once // len(self.lanes), 1))
+        loop = asyncio.get_running_loop()
         for _ in range(min(len(lane.ready), most - lane.callers)):
             lane.callers += 1
-            task = asyncio.ensure_future(self.caller(lane))
+            task = loop.create_task(self.caller(lane), context=lane.context)
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
     async def caller(self, lane: LaneDriver) -> None:
         """Make one ready call after the other until none is left."""
-        bind_contextvars(lane=lane.facts.name, tenant=lane.facts.tenant_id)
         send, interpret, breaker = self.http.send, self.interpret, lane.breaker
         try:
             while lane.ready:

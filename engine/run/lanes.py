@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from math import ceil
+
+from structlog.contextvars import bind_contextvars
 
 from engine.processor.contract import LaneFacts, Request
 from engine.run.breaker import Breaker
 from engine.run.pacing import Pacer
 from engine.store.allowances import Held
 from engine.store.leases import LaneRow, Leased, Pace
-from providers.base import Call
+from providers.base import ONE_CALL, Call
 
 SLICE_SECONDS = 0.25
 """How far ahead of their calls requests are committed as `sending`: what a crash can leave in doubt."""
@@ -60,6 +63,8 @@ class LaneDriver:
         self.ready: deque[Planned] = deque()
         self.free: dict[str, int] = {}  # reserved of each unit, and not meant for a ready call
         self.held: dict[str, int] = {}  # all that is reserved and not written as spent
+        self.context = copy_context()  # its callers' log lines name the lane
+        self.context.run(bind_contextvars, lane=facts.name, tenant=facts.tenant_id)
         self.callers = 0
         self.waiting = 0
         self.unsettled = 0
@@ -184,7 +189,8 @@ class LaneDriver:
     # -- what calls cost -------------------------------------------------------------------
     def limited(self, call: Call) -> Mapping[str, int]:
         """What the call costs of what is limited."""
-        return {unit: call.cost[unit] for unit in self.units if call.cost.get(unit)}
+        cost = call.cost or ONE_CALL
+        return {unit: cost[unit] for unit in self.units if cost.get(unit)}
 
     def refund(self, call: Call) -> None:
         """Take back what a call that did not leave would have cost."""

@@ -109,6 +109,7 @@ class Runtime:
 
     def _start(self) -> None:
         _allow_many_connections()
+        gc.set_threshold(100_000, 20, 100)  # each call allocates a little, and next to nothing stays
         gc.freeze()  # what is loaded by now stays: the collector need not look at it again
         self._loop = uvloop.new_event_loop()
         self.http = Http()

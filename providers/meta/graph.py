@@ -15,6 +15,7 @@ DEFAULT_WAIT = timedelta(minutes=5)
 LONGEST_WAIT = timedelta(days=1)
 DETAIL_LENGTH = 500
 CODE_LENGTH = 32
+_APP_USAGE, _BUSINESS_USAGE = "x-app-usage", "x-business-use-case-usage"
 _SHARES = ("call_count", "total_time", "total_cputime")
 
 
@@ -66,6 +67,8 @@ def read_usage(reply: Reply) -> Usage | None:
     "estimated_time_to_regain_access": 0}]}`: percentages, throttled at 100, the time in minutes. The highest
     share and the longest wait count. Meta tells no absolute numbers.
     """
+    if _APP_USAGE not in reply.headers and _BUSINESS_USAGE not in reply.headers:
+        return None
     share: float | None = None
     minutes = 0.0
     for usage in _usages(reply.headers):
@@ -92,8 +95,8 @@ def exhausted(reply: Reply) -> timedelta | None:
 
 
 def _usages(headers: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-    app = headers.get("x-app-usage")
-    business = headers.get("x-business-use-case-usage")
+    app = headers.get(_APP_USAGE)
+    business = headers.get(_BUSINESS_USAGE)
     groups: list[Any] = [read_json(app.encode(errors="replace"))] if app else []
     if business:
         groups += (read_json(business.encode(errors="replace")) or {}).values()
