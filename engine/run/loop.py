@@ -26,6 +26,7 @@ from engine.store.allowances import Held
 from engine.store.attempts import new_attempt
 from engine.store.claims import Want
 from engine.store.errors import DatabaseAway, RowsLocked
+from engine.store.settlements import unpaid
 from engine.store.store import Look, Store, Unsettled
 from providers.http import Http
 
@@ -325,12 +326,15 @@ class Loop:
         """Make ready what was marked and can be paid; the rest goes back."""
         for planned in calls:
             costs = lane.limited(planned.call)
+            short = [unit for unit, cost in costs.items() if lane.free.get(unit, 0) < cost]
             if planned.request.id not in marked:
                 self.callers.give_back((planned.request,))
-            elif any(lane.free.get(unit, 0) < cost for unit, cost in costs.items()):
+            elif "calls" in short:
                 self.callers.give_back((planned.request, *lane.requests()))  # used up: the rest waits
                 lane.planned.clear()
                 lane.flows.clear()
+            elif short:  # too dear for what is left; cheaper calls go on
+                self.callers.unsettled.outcomes.append((planned.request, unpaid(short[0])))
             else:
                 for unit, cost in costs.items():
                     lane.free[unit] -= cost

@@ -80,7 +80,8 @@ class Claims:
             SELECT found.lane_id, found.flow, ({processor.flow_rank.format(flow="found.flow")})::int,
                    extract(epoch FROM greatest(found.due_at, l.open_until, (
                        SELECT max(coalesce(a.resets_at, now())) FROM engine_allowanceleft AS a
-                        WHERE a.token_id = l.token_id AND a.left_over = 0)) - now())::float8
+                        WHERE a.token_id = l.token_id AND a.unit = 'calls' AND a.left_over = 0)) - now()
+                   )::float8
               FROM found
               JOIN engine_lane AS l
                 ON l.id = found.lane_id AND l.paused_at IS NULL AND l.processor = '{processor.name}'

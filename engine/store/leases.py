@@ -64,12 +64,14 @@ _ROW = """
     CASE WHEN l.paused_at IS NOT NULL THEN coalesce(nullif(l.pause_reason, ''), 'paused')
          WHEN l.open_until > now() THEN 'open' ELSE '' END"""
 
+# Without calls left nothing can be asked; what a call costs beside is judged call by call.
 # A lane that this run holds and does not know of was taken by a commit whose acknowledgement was lost.
 _AVAILABLE = """
     processor = %(processor)s AND (holder IS NULL OR holder = %(run)s) AND paused_at IS NULL
     AND (open_until IS NULL OR open_until <= now())
     AND NOT EXISTS (SELECT FROM engine_allowanceleft AS left_over
-                     WHERE left_over.token_id = engine_lane.token_id AND left_over.left_over = 0)"""
+                     WHERE left_over.token_id = engine_lane.token_id AND left_over.unit = 'calls'
+                       AND left_over.left_over = 0)"""
 
 _FREE_LANES = f"SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) AND {_AVAILABLE}"
 

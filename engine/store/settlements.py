@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -15,6 +16,9 @@ from engine.store.claims import IN_HAND
 from providers.base import Continue, Done, Failed, Hold, InDoubt, Outcome, Retry, Throttled
 
 CODE_LENGTH, DETAIL_LENGTH = 32, 500
+UNPAID = "allowance"
+UNPAID_WAIT = timedelta(minutes=1)
+"""How long a request waits for an allowance that is too small for its call."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,11 @@ class Settlement:
     detail: str = ""
     forget: bool = False
     fields: Mapping[str, Any] | None = None
+
+
+def unpaid(unit: str) -> Throttled:
+    """Put a request off whose call costs more of `unit` than the token has left."""
+    return Throttled(UNPAID_WAIT, None, UNPAID, f"too few {unit} left")
 
 
 def settlement(processor: Processor, request: Request, outcome: Outcome) -> Settlement:
@@ -69,7 +78,8 @@ def settlement(processor: Processor, request: Request, outcome: Outcome) -> Sett
             return Settlement(request.id, "queued", delay, used, code, detail, drops)
         case Throttled(after, _, code, detail):
             delay, code = after.total_seconds(), code[:CODE_LENGTH]
-            return Settlement(request.id, "queued", delay, None, code, _short(detail), drops)
+            unbegun = code == UNPAID and not request.begun  # it never left
+            return Settlement(request.id, "queued", delay, None, code, _short(detail), drops or unbegun)
         case Failed(code, detail):
             code = code[:CODE_LENGTH]
             return Settlement(request.id, processor.failed_state, None, used, code, _short(detail))

@@ -19,7 +19,7 @@ from tenants.models import ProviderToken
 from tenants.scope import all_tenants
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Export, Exports, Letter, Letters, work
-from tests.engine.vendor import Vendor
+from tests.engine.vendor import Request, Vendor
 
 
 def fill(lane: Lane, n: int) -> None:
@@ -190,6 +190,36 @@ def test_a_costly_call_needs_every_unit(make_lane: MakeLane, vendor: Vendor) -> 
     assert [r.path for r in vendor.requests].count("/start") == 2, "74 of 80 cents"
     assert Export.objects.filter(state="done").count() == 2
     assert sorted(left(lane)) == [6, 96]
+
+
+def test_a_budget_that_is_used_up_stops_beginnings_and_not_what_was_paid_for(
+    make_lane: MakeLane, vendor: Vendor
+) -> None:
+    """The last cent is spent on a run: it is still looked at until it is finished."""
+    lane = make_lane(Exports)
+    Allowance.objects.create(
+        tenant=lane.tenant, token=lane.token, unit="usd_cents", limit=37, window="calendar_month"
+    )
+    for n in range(30):
+        Export.objects.create(tenant=lane.tenant, lane=lane, what=f"w{n}")
+    looks = 0
+
+    def answer(request: Request) -> tuple[int, object]:
+        nonlocal looks
+        if request.path == "/start":
+            return 200, {"id": "run-1"}
+        looks += 1
+        return 200, {"state": "running" if looks < 4 else "finished"}
+
+    vendor.answer = answer
+
+    report = work(Exports(vendor.url), seconds=5, until_empty=False)
+
+    assert [r.path for r in vendor.requests] == ["/start", *["/runs/run-1"] * 4]
+    assert Export.objects.filter(state="done").count() == 1
+    waiting = Export.objects.filter(state="queued")
+    assert set(waiting.values_list("error_code", "attempt", "attempts")) == {("allowance", None, 0)}
+    assert report.claimed < 60, "what cannot be paid waits, and is not claimed again and again"
 
 
 def test_the_vendors_word_counts_where_it_is_more_than_ours(make_lane: MakeLane) -> None:
