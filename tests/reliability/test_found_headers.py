@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,10 +64,8 @@ def test_a_header_that_is_no_ascii_loses_no_answer_and_ends_no_caller() -> None:
     again, and the run did not end, not even at its deadline."""
     with odd_headers() as vendor:
         fill(messages=MESSAGES, rate=100)
-        import sys
-
         command = [sys.executable, "manage.py", "process", "messaging", "--json", "--until-empty"]
-        with running(command, vendor) as process:  # type: ignore[arg-type]
+        with running(command, vendor) as process:
             report = process.ended(seconds=30)
     assert vendor.taken == MESSAGES
     assert counts() == {"accepted": MESSAGES}
