@@ -162,7 +162,7 @@ def _headers(found: HeaderMap) -> dict[str, str]:
         return dict(found.items())
     except ValueError:
         kept: dict[str, str] = {}
-        for name in found.keys():
+        for name in found:
             with suppress(ValueError):
                 kept[name] = found[name]
         return kept

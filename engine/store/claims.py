@@ -118,7 +118,10 @@ class Claims:
              WHERE id = ANY({free}) AND run = %(run)s AND state IN {IN_HAND}"""
 
         self._still_mine = f"""
-            SELECT id FROM {table} WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s AND state IN {IN_HAND}"""
+            SELECT id FROM {table}
+             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s AND state IN {IN_HAND}"""
+
+        self._wait_for = f"SELECT FROM {table} WHERE id = %(id)s FOR NO KEY UPDATE"
 
         self._recover = f"""
             UPDATE {table} AS m
@@ -193,22 +196,23 @@ class Claims:
         rows = db.execute(self._mark, {"run": run, "ids": ids, "attempts": attempts}, prepare=True)
         return {row[0] for row in rows}
 
-    def give_back(self, db: Cursor[Any], *, run: int, requests: Iterable[Request]) -> set[int]:
+    def give_back(self, db: Cursor[Any], *, run: int, requests: Iterable[Request]) -> int:
         """Return rows that certainly did not leave to the queue, as they were.
 
-        Those that were declared in doubt while this run stood still, too: it knows better. Returns those that
-        somebody holds just now, to be given back later.
+        Those that were declared in doubt while this run stood still, too: it knows better.
         """
         begun = {request.id: request.begun for request in requests}
         parameters = {"run": run, "ids": sorted(begun), "begun": [row for row, was in begun.items() if was]}
-        if db.execute(self._give_back, parameters, prepare=True).rowcount == len(begun):
-            return set()
-        return self.still_mine(db, run=run, ids=list(begun))
+        return db.execute(self._give_back, parameters, prepare=True).rowcount
 
     def still_mine(self, db: Cursor[Any], *, run: int, ids: Sequence[int]) -> set[int]:
         """Of rows that a statement passed over, list those that are this run's to decide: they are locked."""
         rows = db.execute(self._still_mine, {"run": run, "ids": list(ids)}, prepare=True)
         return {row[0] for row in rows}
+
+    def wait_for(self, db: Cursor[Any], row: int) -> None:
+        """Lock one row, for as long as the transaction's lock_timeout waits."""
+        db.execute(self._wait_for, {"id": row}, prepare=True)
 
     def recover(self, db: Cursor[Any], *, lanes: Sequence[int]) -> tuple[int, int]:
         """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).

@@ -146,7 +146,14 @@ class Settle:
              WHERE m.id = r.id AND mine.id = r.id AND m.id = ANY(%(ids)s::bigint[])
             RETURNING m.id, mine.open"""
 
-    def write(self, db: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> Mapping[int, bool]:
+    def write(self, db: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> set[int]:
+        """Write what became of the rows. Returns those that were still the run's to decide."""
+        found = self.write_free(db, run=run, settlements=settlements)
+        return {row for row, decided in found.items() if decided}
+
+    def write_free(
+        self, db: Cursor[Any], *, run: int, settlements: Sequence[Settlement]
+    ) -> Mapping[int, bool]:
         """Write what became of the rows: {row: was it still the run's to decide}, without those passed over
         because somebody holds them.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from random import choice
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -41,6 +43,8 @@ DEPTH_CAP = 5_001
 ROWS_WAIT, OTHERS_WAIT = "2s", "100ms"
 """How long a statement waits for a locked row: its own requests', which others hold for a moment only, and
 those that an application's code wants, which a person may hold."""
+WAITS_EVERY = 1.0
+"""Seconds between two waits for a row that was passed over."""
 UNSTORABLE = "unstorable"
 
 
@@ -132,8 +136,8 @@ class Fed:
 
 @dataclass(slots=True)
 class Written:
-    """What a settlement wrote. What is `locked` must be settled later: somebody holds what it needs, its flow's
-    broadcast for instance (`locked`) or the row itself."""
+    """What a settlement wrote. What is locked must be settled later: somebody holds what it needs (`locked`),
+    a broadcast for instance, or the row itself."""
 
     counts: Counts
     locked: list[Settled] = field(default_factory=list)
@@ -152,6 +156,7 @@ class Store:
         self.claims = Claims(processor)
         self.settles = Settle(processor)
         self.run: int | None = None
+        self.waited_at: dict[str, float] = {}
 
     # -- looking ---------------------------------------------------------------------------
     def look(
@@ -270,7 +275,13 @@ class Store:
         assert self.run is not None
         db = cursor()
         granted = allowances.reserve(db, run=self.run, wanted=wanted, held=held) if wanted else {}
-        return self.claims.mark(db, run=self.run, requests=requests), granted
+        marked = self.claims.mark(db, run=self.run, requests=requests)
+        if left := [request.id for request in requests if request.id not in marked]:
+            mine = self.claims.still_mine(db, run=self.run, ids=left)
+            if (row := self._waited_for(db, mine, "marking")) is not None:
+                one = [request for request in requests if request.id == row]
+                marked |= self.claims.mark(db, run=self.run, requests=one)
+        return marked, granted
 
     def settle(self, taken: Unsettled, held: Mapping[Held, int]) -> Written:
         """Write outcomes and what follows from them; `held` is what the lanes hold of allowances from now on.
@@ -310,6 +321,16 @@ class Store:
         for _, (counts, locked) in result.done:
             written.counts.add(counts)
             written.rows_locked += locked
+        row = self._waited_for(db, {pair[0].id for pair in written.rows_locked}, "settling")
+        if row is not None:
+            one = [pair for pair in written.rows_locked if pair[0].id == row]
+            written.rows_locked = [pair for pair in written.rows_locked if pair[0].id != row]
+            again = isolate(one, lambda pair: pair[0].flow, lambda part: self._write(db, part, learns=True))
+            for _, (counts, locked) in again.done:
+                written.counts.add(counts)
+                written.rows_locked += locked
+            result.locked += again.locked
+            result.faults += again.faults
         written.locked = result.locked
         for fault in result.faults:
             self._settle_fault(db, fault, written)
@@ -326,7 +347,7 @@ class Store:
         counts = Counts(self.processor.queue)
         rows = [settlement(self.processor, request, outcome) for request, outcome in pairs]
         try:
-            found = self.settles.write(db, run=self.run, settlements=rows)
+            found = self.settles.write_free(db, run=self.run, settlements=rows)
         except Exception as error:
             if trouble(error) is Trouble.REFUSED:
                 raise Unstorable from error
@@ -415,9 +436,27 @@ class Store:
         assert self.run is not None
         if not requests:
             return []
-        locked = self.claims.give_back(db, run=self.run, requests=requests)
+        given = self.claims.give_back(db, run=self.run, requests=requests)
+        locked: set[int] = set()
+        if given < len(requests):
+            locked = self.claims.still_mine(db, run=self.run, ids=[request.id for request in requests])
+            if (row := self._waited_for(db, locked, "giving back")) is not None:
+                one = [request for request in requests if request.id == row]
+                self.claims.give_back(db, run=self.run, requests=one)
+                locked.discard(row)
         counts.given_back += len(requests) - len(locked)
         return [request for request in requests if request.id in locked]
+
+    def _waited_for(self, db: Cursor[Any], locked: Collection[int], why: str) -> int | None:
+        """Stand in line for one of these rows, briefly and once a second; returns it when it was got.
+
+        A row that others lock again and again would be passed over for ever.
+        """
+        if not locked or monotonic() - self.waited_at.get(why, 0.0) < WAITS_EVERY:
+            return None
+        self.waited_at[why] = monotonic()
+        row = choice(sorted(locked))
+        return row if self._unless_locked(db, partial(self.claims.wait_for, db, row)) else None
 
     def _hold_fault(self, request: Request, detail: str) -> None:
         logger.error("a flow is held", processor=self.processor.name, flow=request.flow, error=detail)
