@@ -17,6 +17,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from types import TracebackType
@@ -25,6 +26,7 @@ from typing import Self
 import httpx
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PyreqwestError
+from pyreqwest.http import HeaderMap
 
 from providers.base import Call, Lost, Reply, Response, Unsent, redact
 
@@ -103,7 +105,7 @@ class Http:
             body = bytes(await answer.bytes())
         except PyreqwestError as error:
             return _explain(error, call.secrets)
-        return Reply(answer.status, dict(answer.headers.items()), body, time.perf_counter() - started)
+        return Reply(answer.status, _headers(answer.headers), body, time.perf_counter() - started)
 
 
 def send_now(call: Call, *, connect_timeout: float = CONNECT_TIMEOUT) -> Response:
@@ -141,6 +143,18 @@ def send_now(call: Call, *, connect_timeout: float = CONNECT_TIMEOUT) -> Respons
         return Lost(redact(_words(error), call.secrets))
     headers = dict(answer.headers.items())
     return Reply(answer.status_code, headers, bytes(body), time.perf_counter() - started)
+
+
+def _headers(found: HeaderMap) -> dict[str, str]:
+    """Read an answer's headers; one that is no ASCII is left out, since the client will not read it."""
+    try:
+        return dict(found.items())
+    except ValueError:
+        kept: dict[str, str] = {}
+        for name in found:
+            with suppress(ValueError):
+                kept[name] = found[name]
+        return kept
 
 
 def _seconds(value: float) -> timedelta:

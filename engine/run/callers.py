@@ -21,6 +21,7 @@ from providers.base import (
     Done,
     Hold,
     InDoubt,
+    Lost,
     Outcome,
     Reply,
     Response,
@@ -89,7 +90,11 @@ class Callers:
                     continue
                 number = next(self._numbers)
                 breaker.left(number, left_at)
-                response = await send(planned.call)
+                try:
+                    response = await send(planned.call)
+                except Exception as error:  # a caller that ends here would leave its row `sending` for ever
+                    logger.exception("call ended oddly", row=planned.request.id)
+                    response = Lost(f"{type(error).__name__}: {error}")
                 lane.made += 1
                 self.made += 1
                 interpret(lane, planned, response, number, left_at)

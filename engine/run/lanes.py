@@ -23,6 +23,8 @@ SLICE_SECONDS = 0.25
 CALLERS = 10
 """Calls at once on a lane without a rate."""
 MOST_CALLERS = 200
+LONGEST_PACED = 86_400.0
+"""A lane's next slot is handed over up to so many seconds ahead: a tiny rate's lies beyond any date."""
 SAFETY = 0.25
 """The part of a lease that a holder which cannot renew leaves unused."""
 
@@ -101,7 +103,7 @@ class LaneDriver:
     def pace(self, now: float) -> Pace:
         """Say what the next holder needs to go on in the same way."""
         pacer = self.pacer
-        paced_in = pacer.free_from(now) - now
+        paced_in = min(pacer.free_from(now) - now, LONGEST_PACED)
         return Pace(pacer.rate_now, pacer.refused_rate, pacer.grouped, self.breaker.openings, paced_in)
 
     # -- how much --------------------------------------------------------------------------

@@ -194,7 +194,7 @@ class Loop:
         for lane in self.lanes.values():
             if found := seen.lanes.get(lane.id):
                 lane.read(*found, now)
-                if renew:
+                if lane.id in seen.renewed:
                     lane.extend(now, settings.LEASE_SECONDS)
             else:
                 lane.stop("lost")
@@ -363,10 +363,16 @@ class Loop:
         for (lane_id, unit, _), amount in taken.spent.items():
             if lane := self.lanes.get(lane_id):
                 lane.held[unit] = max(0, lane.held.get(unit, 0) - amount)
-        locked = {request.id for request, _ in written.locked}
         for request, _ in written.locked:
             self.locked_until[request.flow] = now + LOCKED_SECONDS
-        self.callers.unsettled.outcomes.extend(written.locked)
+        again = Unsettled(
+            [*written.locked, *written.rows_locked],
+            written.unsent_locked,
+            {(stop.lane_id, stop.token_id): stop for stop in written.stops_locked},
+            written.openings_locked,
+        )
+        locked = {request.id for request in again.requests()}
+        self.callers.unsettled.put_back(again)
         for request in taken.requests():
             if request.id not in locked:
                 self.open[request.flow] -= 1
@@ -401,9 +407,10 @@ class Loop:
                 going.append(lane)
         if not going:
             return
-        await self.database(self.store.release, {lane.id: lane.pace(now) for lane in going})
+        locked = await self.database(self.store.release, {lane.id: lane.pace(now) for lane in going})
         for lane in going:
-            del self.lanes[lane.id]
+            if lane.id not in locked:
+                del self.lanes[lane.id]
 
     # -- flows that have nothing left ------------------------------------------------------
     def quiet(self, now: float) -> list[int]:

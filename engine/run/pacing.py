@@ -6,8 +6,8 @@ rate then meet a refusal now and then. The pacer answers in this order:
 * *Even.* Departures are spaced evenly, 1 % under the rate. Nothing is caught up on: what a late process
   missed is missed.
 * *Grouped.* After the first stray refusal they leave in groups, four to a second, each at one moment:
-  only what comes near the edge of the vendor's second can be miscounted, and groups have few edges. With
-  15 ms of jitter at 80/s that is 6 times fewer refusals or better (docs/decisions/0011-requests-and-facts.md).
+  only what comes near the edge of the vendor's second can be miscounted, and groups have few edges: with
+  15 ms of jitter at 80/s a sixth of the refusals, or fewer (docs/decisions/0011-requests-and-facts.md).
 * *Giving way.* Each stray refusal, once a second at most, costs 0.7 % of the rate, which comes back within
   seconds: so about one call in 500 is refused where nothing better can be had.
 * *A lower limit.* Many refusals are news. What was let through in the second before is the vendor's true

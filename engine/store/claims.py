@@ -2,7 +2,8 @@
 
 Each is one statement over all lanes, whatever their number. All of them name the run that acts; claiming and
 marking also ask whether that run still holds the lane, so that a runner which stood still past its lease can
-neither take rows nor let a request leave. Rows that others may be writing are locked by id, in order.
+neither take rows nor let a request leave. Rows that others may be writing are locked by id, in order, and one
+that somebody holds is passed over: what all lanes share must not wait for one tenant's row.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Claims:
                                 WHERE h.processor = '{processor.name}' AND h.flow = {column})"""
 
         def locked(which: str) -> str:
-            return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE)"
+            return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
 
-        these = locked("id = ANY(%(ids)s::bigint[])")
+        free = locked("id = ANY(%(ids)s::bigint[])")
         left_behind = locked("lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')")
         unknown = locked(
             "lane_id = ANY(%(lanes)s::bigint[]) AND state = 'claimed' AND run = %(run)s"
@@ -104,7 +105,7 @@ class Claims:
         self._mark = f"""
             UPDATE {table} AS m SET state = 'sending', attempt = r.attempt
               FROM unnest(%(ids)s::bigint[], %(attempts)s::uuid[]) AS r(id, attempt), engine_lane AS l
-             WHERE m.id = r.id AND m.id = ANY({these})
+             WHERE m.id = r.id AND m.id = ANY({free})
                AND m.run = %(run)s AND m.state IN ('claimed', 'sending')
                AND l.id = m.lane_id AND l.holder = %(run)s AND l.leased_until > now()
                AND {may_run(f"m.{flow}")}
@@ -115,7 +116,13 @@ class Claims:
                    attempts = attempts - (state = 'in_doubt')::int,
                    attempt = CASE WHEN id = ANY(%(begun)s::bigint[]) THEN attempt END,
                    error_detail = CASE WHEN state = 'in_doubt' THEN '' ELSE error_detail END
-             WHERE id = ANY({these}) AND run = %(run)s AND state IN {IN_HAND}"""
+             WHERE id = ANY({free}) AND run = %(run)s AND state IN {IN_HAND}"""
+
+        self._still_mine = f"""
+            SELECT id FROM {table}
+             WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s AND state IN {IN_HAND}"""
+
+        self._wait_for = f"SELECT FROM {table} WHERE id = %(id)s FOR NO KEY UPDATE"
 
         self._recover = f"""
             UPDATE {table} AS m
@@ -136,7 +143,8 @@ class Claims:
         self._nudge = f"""
             UPDATE {table} SET due_at = CASE WHEN state = 'queued' THEN least(due_at, now()) ELSE due_at END,
                    nudged = state IN ('claimed', 'sending')
-             WHERE id = ANY({these})
+             WHERE id = ANY(ARRAY(SELECT id FROM {table} WHERE id = ANY(%(ids)s::bigint[])
+                                   ORDER BY id FOR NO KEY UPDATE))
                AND state IN ('queued', 'claimed', 'sending')"""
 
         self._still_runnable = f"""
@@ -198,10 +206,20 @@ class Claims:
         parameters = {"run": run, "ids": sorted(begun), "begun": [row for row, was in begun.items() if was]}
         return db.execute(self._give_back, parameters, prepare=True).rowcount
 
+    def still_mine(self, db: Cursor[Any], *, run: int, ids: Sequence[int]) -> set[int]:
+        """Of rows that a statement passed over, list those that are this run's to decide: they are locked."""
+        rows = db.execute(self._still_mine, {"run": run, "ids": list(ids)}, prepare=True)
+        return {row[0] for row in rows}
+
+    def wait_for(self, db: Cursor[Any], row: int) -> None:
+        """Lock one row, for as long as the transaction's lock_timeout waits."""
+        db.execute(self._wait_for, {"id": row}, prepare=True)
+
     def recover(self, db: Cursor[Any], *, lanes: Sequence[int]) -> tuple[int, int]:
         """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).
 
-        Only for lanes that were just taken, or whose lease is held by nobody and locked.
+        Only for lanes that were just taken, or whose lease is held by nobody and locked. A row that somebody
+        holds is left to the minute's tick (`find_strays`).
         """
         states = [row[0] for row in db.execute(self._recover, {"lanes": list(lanes)}, prepare=True)]
         return states.count("queued"), states.count("in_doubt")

@@ -103,7 +103,10 @@ _EXPIRED = """
 
 _FREE = "UPDATE engine_lane SET holder = NULL, leased_until = NULL WHERE id = ANY(%(ids)s::bigint[])"
 
-_LOCKED = "ARRAY(SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE)"
+_FREE_ROWS = (
+    "ARRAY(SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED)"
+)
+_HELD = "SELECT id FROM engine_lane WHERE id = ANY(%(ids)s::bigint[]) AND holder = %(run)s"
 
 _RENEW = f"""
     UPDATE engine_lane AS l
@@ -113,7 +116,8 @@ _RENEW = f"""
                           WHEN p.openings > 0 THEN 'half_open' ELSE 'closed' END
       FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(refused)s::float8[], %(grouped)s::bool[],
                   %(openings)s::int[]) AS p(id, rate_now, refused_rate, grouped, openings)
-     WHERE l.id = p.id AND l.id = ANY({_LOCKED}) AND l.holder = %(run)s"""
+     WHERE l.id = p.id AND l.id = ANY({_FREE_ROWS}) AND l.holder = %(run)s
+    RETURNING l.id"""
 
 _RELEASE = f"""
     UPDATE engine_lane AS l
@@ -126,7 +130,7 @@ _RELEASE = f"""
       FROM unnest(%(ids)s::bigint[], %(rates)s::float8[], %(refused)s::float8[], %(grouped)s::bool[],
                   %(openings)s::int[], %(paced)s::float8[])
            AS p(id, rate_now, refused_rate, grouped, openings, paced_in)
-     WHERE l.id = p.id AND l.id = ANY({_LOCKED}) AND l.holder = %(run)s"""
+     WHERE l.id = p.id AND l.id = ANY({_FREE_ROWS}) AND l.holder = %(run)s"""
 
 _STOP = """
     UPDATE engine_lane
@@ -181,15 +185,21 @@ def free_expired(db: Cursor[Any], *, processor: str, run: int | None = None) -> 
     return expired
 
 
-def renew(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> None:
-    """Keep these lanes for another lease. `read` says which of them are still ours."""
-    db.execute(_RENEW, {"run": run, "lease": settings.LEASE_SECONDS, **_columns(paces)}, prepare=True)
+def renew(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> set[int]:
+    """Keep these lanes for another lease; returns those kept. One whose row somebody holds is passed over: it
+    lives on what its lease has left. `read` says which of them are still ours."""
+    parameters = {"run": run, "lease": settings.LEASE_SECONDS, **_columns(paces)}
+    return {row[0] for row in db.execute(_RENEW, parameters, prepare=True)}
 
 
-def release(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> None:
-    """Let go of lanes; the next holder goes on at the pace of this one."""
+def release(db: Cursor[Any], *, run: int, paces: Mapping[int, Pace]) -> set[int]:
+    """Let go of lanes; the next holder goes on at the pace of this one. Returns those that are still ours,
+    since somebody holds their row just now."""
     paced = [pace.paced_in for pace in paces.values()]
-    db.execute(_RELEASE, {"run": run, "paced": paced, **_columns(paces)}, prepare=True)
+    parameters = {"run": run, "paced": paced, **_columns(paces)}
+    if db.execute(_RELEASE, parameters, prepare=True).rowcount == len(paces):
+        return set()
+    return {row[0] for row in db.execute(_HELD, {"run": run, "ids": list(paces)}, prepare=True)}
 
 
 def stop_lanes(

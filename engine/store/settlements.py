@@ -134,7 +134,8 @@ class Settle:
         self._statement = f"""
             WITH mine AS MATERIALIZED (
                 SELECT id, state IN {IN_HAND} AS open FROM {table}
-                 WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s ORDER BY id FOR NO KEY UPDATE
+                 WHERE id = ANY(%(ids)s::bigint[]) AND run = %(run)s ORDER BY id
+                   FOR NO KEY UPDATE SKIP LOCKED
             )
             UPDATE {table} AS m
                SET state = CASE WHEN mine.open THEN r.state ELSE m.state END,
@@ -156,7 +157,15 @@ class Settle:
             RETURNING m.id, mine.open"""
 
     def write(self, db: Cursor[Any], *, run: int, settlements: Sequence[Settlement]) -> set[int]:
-        """Write what became of the rows. Returns those that were still the run's to decide.
+        """Write what became of the rows. Returns those that were still the run's to decide."""
+        found = self.write_free(db, run=run, settlements=settlements)
+        return {row for row, decided in found.items() if decided}
+
+    def write_free(
+        self, db: Cursor[Any], *, run: int, settlements: Sequence[Settlement]
+    ) -> Mapping[int, bool]:
+        """Write what became of the rows: {row: was it still the run's to decide}, without those passed over
+        because somebody holds them.
 
         A webhook may have decided first; then only what it cannot know is added: the attempts, the id.
         Doing it twice, after a commit whose answer was lost, changes nothing more.
@@ -179,7 +188,7 @@ class Settle:
             "ids": [s.id for s in settlements],
             "rows": orjson.dumps(rows, default=str).decode(),
         }
-        return {row for row, decided in db.execute(self._statement, parameters, prepare=True) if decided}
+        return dict(db.execute(self._statement, parameters, prepare=True).fetchall())
 
 
 def _short(detail: str) -> str:

@@ -6,12 +6,16 @@ and a verb can be done again after a deadlock or a lost acknowledgement.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from random import choice
+from time import monotonic
 from typing import Any
 
+import psycopg
 import structlog
-from django.db import connection
+from django.db import connection, transaction
 from psycopg import Cursor
 
 from engine.processor.contract import LaneFacts, Processor, Request, Settled, Stale
@@ -39,6 +43,8 @@ DEPTH_CAP = 5_001
 ROWS_WAIT, OTHERS_WAIT = "2s", "100ms"
 """How long a statement waits for a locked row: its own requests', which others hold for a moment only, and
 those that an application's code wants, which a person may hold."""
+WAITS_EVERY = 1.0
+"""Seconds between two waits for a row that was passed over."""
 UNSTORABLE = "unstorable"
 
 
@@ -56,6 +62,7 @@ class Look:
     run: int | None
     taken: list[tuple[Leased, LaneFacts]] = field(default_factory=list)
     lanes: dict[int, tuple[LaneRow, LaneFacts]] = field(default_factory=dict)
+    renewed: set[int] = field(default_factory=set)
     runnable: set[int] = field(default_factory=set)
     waiting: int | None = None
     in_hand: int = 0
@@ -129,11 +136,16 @@ class Fed:
 
 @dataclass(slots=True)
 class Written:
-    """What a settlement wrote. `locked` must be settled later: somebody holds what they need."""
+    """What a settlement wrote. What is locked must be settled later: somebody holds what it needs (`locked`),
+    a broadcast for instance, or the row itself."""
 
     counts: Counts
-    locked: list[Settled]
-    held: list[int]
+    locked: list[Settled] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    rows_locked: list[Settled] = field(default_factory=list)
+    unsent_locked: list[Request] = field(default_factory=list)
+    stops_locked: list[Stop] = field(default_factory=list)
+    openings_locked: list[Opening] = field(default_factory=list)
 
 
 class Store:
@@ -144,6 +156,7 @@ class Store:
         self.claims = Claims(processor)
         self.settles = Settle(processor)
         self.run: int | None = None
+        self.waited_at: dict[str, float] = {}
 
     # -- looking ---------------------------------------------------------------------------
     def look(
@@ -173,7 +186,7 @@ class Store:
             write_run(self.run, counts)
         if paces and self.run is not None:
             if renew:
-                leases.renew(db, run=self.run, paces=paces)
+                look.renewed = leases.renew(db, run=self.run, paces=paces)
             for row in leases.read(db, run=self.run, lane_ids=list(paces)):
                 if facts := self._open(db, row):
                     look.lanes[row.id] = (row, facts)
@@ -262,7 +275,13 @@ class Store:
         assert self.run is not None
         db = cursor()
         granted = allowances.reserve(db, run=self.run, wanted=wanted, held=held) if wanted else {}
-        return self.claims.mark(db, run=self.run, requests=requests), granted
+        marked = self.claims.mark(db, run=self.run, requests=requests)
+        if left := [request.id for request in requests if request.id not in marked]:
+            mine = self.claims.still_mine(db, run=self.run, ids=left)
+            if (row := self._waited_for(db, mine, "marking")) is not None:
+                one = [request for request in requests if request.id == row]
+                marked |= self.claims.mark(db, run=self.run, requests=one)
+        return marked, granted
 
     def settle(self, taken: Unsettled, held: Mapping[Held, int]) -> Written:
         """Write outcomes and what follows from them; `held` is what the lanes hold of allowances from now on.
@@ -273,15 +292,18 @@ class Store:
         assert self.run is not None
         db = cursor()
         counts = Counts(self.processor.queue)
-        self._put_back(db, taken.unsent, counts)
+        unsent_locked = self._put_back(db, taken.unsent, counts)
         written = self._settle(db, taken.outcomes)
+        written.unsent_locked += unsent_locked
         written.counts.add(counts)
         for request, error in taken.faults.values():
             self._hold_fault(request, error)
         for stop in taken.stops.values():
-            leases.stop_lanes(db, **asdict(stop))
+            if not self._unless_locked(db, partial(leases.stop_lanes, db, **asdict(stop))):
+                written.stops_locked.append(stop)
         for opening in taken.openings:
-            leases.open_breaker(db, **asdict(opening))
+            if not self._unless_locked(db, partial(leases.open_breaker, db, **asdict(opening))):
+                written.openings_locked.append(opening)
         if taken.spent:
             spent = [Spent(lane, unit, tenant, n) for (lane, unit, tenant), n in taken.spent.items()]
             allowances.spend(db, spent=spent, held=held)
@@ -290,39 +312,70 @@ class Store:
 
     def _settle(self, db: Cursor[Any], pairs: Sequence[Settled]) -> Written:
         """Settle in id order, whole where it can be; a row or a flow at fault apart from the others."""
-        written = Written(Counts(self.processor.queue), [], [])
+        written = Written(Counts(self.processor.queue))
         if not pairs:
             return written
         pairs = sorted(pairs, key=lambda pair: pair[0].id)
         db.execute(f"SET LOCAL lock_timeout = '{ROWS_WAIT}'")
         result = isolate(pairs, lambda pair: pair[0].flow, lambda part: self._write(db, part, learns=True))
-        for _, counts in result.done:
+        for _, (counts, locked) in result.done:
             written.counts.add(counts)
+            written.rows_locked += locked
+        row = self._waited_for(db, {pair[0].id for pair in written.rows_locked}, "settling")
+        if row is not None:
+            one = [pair for pair in written.rows_locked if pair[0].id == row]
+            written.rows_locked = [pair for pair in written.rows_locked if pair[0].id != row]
+            again = isolate(one, lambda pair: pair[0].flow, lambda part: self._write(db, part, learns=True))
+            for _, (counts, locked) in again.done:
+                written.counts.add(counts)
+                written.rows_locked += locked
+            result.locked += again.locked
+            result.faults += again.faults
         written.locked = result.locked
         for fault in result.faults:
             self._settle_fault(db, fault, written)
         return written
 
-    def _write(self, db: Cursor[Any], pairs: Sequence[Settled], *, learns: bool) -> Counts:
-        """Write a part's settlements, and let the application learn from those that were its to decide."""
+    def _write(
+        self, db: Cursor[Any], pairs: Sequence[Settled], *, learns: bool
+    ) -> tuple[Counts, list[Settled]]:
+        """Write a part's settlements, and let the application learn from those that were its to decide.
+
+        Returns the pairs whose row somebody holds just now beside the counts: they are settled later.
+        """
         assert self.run is not None
         counts = Counts(self.processor.queue)
         rows = [settlement(self.processor, request, outcome) for request, outcome in pairs]
         try:
-            decided = self.settles.write(db, run=self.run, settlements=rows)
+            found = self.settles.write_free(db, run=self.run, settlements=rows)
         except Exception as error:
             if trouble(error) is Trouble.REFUSED:
                 raise Unstorable from error
             raise
-        count(self.processor, [(row, outcome) for row, (_, outcome) in zip(rows, pairs, strict=True)], counts)
-        counts.overtaken = len(rows) - len(decided)
-        told = [pair for pair in pairs if pair[0].id in decided]
+        passed_over = [row.id for row in rows if row.id not in found]
+        mine = self.claims.still_mine(db, run=self.run, ids=passed_over) if passed_over else set()
+        locked = [pair for pair in pairs if pair[0].id in mine]
+        both = [(row, outcome) for row, (_, outcome) in zip(rows, pairs, strict=True) if row.id not in mine]
+        count(self.processor, both, counts)
+        told = [pair for pair in pairs if found.get(pair[0].id)]
+        counts.overtaken = len(both) - len(told)
         if learns and told:
             db.execute(f"SET LOCAL lock_timeout = '{OTHERS_WAIT}'")
             counts.decided = self.processor.learn(told)
             self._hold_flows(told)
             db.execute(f"SET LOCAL lock_timeout = '{ROWS_WAIT}'")
-        return counts
+        return counts, locked
+
+    def _unless_locked(self, db: Cursor[Any], work: Callable[[], object]) -> bool:
+        """Do what locks a lane's row, unless somebody holds that; says whether it was done."""
+        try:
+            with transaction.atomic():
+                db.execute(f"SET LOCAL lock_timeout = '{OTHERS_WAIT}'")
+                work()
+                db.execute(f"SET LOCAL lock_timeout = '{ROWS_WAIT}'")
+        except psycopg.errors.LockNotAvailable:
+            return False
+        return True
 
     def _hold_flows(self, told: Sequence[Settled]) -> None:
         held: set[int] = set()
@@ -339,8 +392,9 @@ class Store:
             single = isolate(
                 fault.rows, lambda pair: pair[0].id, lambda part: self._write(db, part, learns=True)
             )
-            for _, counts in single.done:
+            for _, (counts, locked) in single.done:
                 written.counts.add(counts)
+                written.rows_locked += locked
             written.locked.extend(single.locked)
             odd = [pair for one in single.faults for pair in one.rows]
             if odd and isinstance(single.faults[0].error, Unstorable):
@@ -351,9 +405,11 @@ class Store:
             fault = Fault(fault.flow, odd, single.faults[0].error)
         requests = [request for request, _ in fault.rows]
         if self.processor.stale is Stale.IN_DOUBT:  # what was sent is written down, whatever else fails
-            written.counts.add(self._write(db, fault.rows, learns=False))
+            counts, locked = self._write(db, fault.rows, learns=False)
+            written.counts.add(counts)
+            written.rows_locked += locked
         else:  # what a reply taught is not lost: it is asked for again once the flow goes on
-            self._put_back(db, requests, written.counts)
+            written.unsent_locked += self._put_back(db, requests, written.counts)
         self._hold_fault(requests[0], fault.detail)
         written.held.append(fault.flow)
 
@@ -375,11 +431,32 @@ class Store:
             return Settlement(request.id, "in_doubt", None, used, UNSTORABLE, detail)
         return Settlement(request.id, self.processor.failed_state, None, used, UNSTORABLE, detail)
 
-    def _put_back(self, db: Cursor[Any], requests: Sequence[Request], counts: Counts) -> None:
+    def _put_back(self, db: Cursor[Any], requests: Sequence[Request], counts: Counts) -> list[Request]:
+        """Put back what did not leave; returns those whose row somebody holds just now."""
         assert self.run is not None
-        if requests:
-            self.claims.give_back(db, run=self.run, requests=requests)
-            counts.given_back += len(requests)
+        if not requests:
+            return []
+        given = self.claims.give_back(db, run=self.run, requests=requests)
+        locked: set[int] = set()
+        if given < len(requests):
+            locked = self.claims.still_mine(db, run=self.run, ids=[request.id for request in requests])
+            if (row := self._waited_for(db, locked, "giving back")) is not None:
+                one = [request for request in requests if request.id == row]
+                self.claims.give_back(db, run=self.run, requests=one)
+                locked.discard(row)
+        counts.given_back += len(requests) - len(locked)
+        return [request for request in requests if request.id in locked]
+
+    def _waited_for(self, db: Cursor[Any], locked: Collection[int], why: str) -> int | None:
+        """Stand in line for one of these rows, briefly and once a second; returns it when it was got.
+
+        A row that others lock again and again would be passed over for ever.
+        """
+        if not locked or monotonic() - self.waited_at.get(why, 0.0) < WAITS_EVERY:
+            return None
+        self.waited_at[why] = monotonic()
+        row = choice(sorted(locked))
+        return row if self._unless_locked(db, partial(self.claims.wait_for, db, row)) else None
 
     def _hold_fault(self, request: Request, detail: str) -> None:
         logger.error("a flow is held", processor=self.processor.name, flow=request.flow, error=detail)
@@ -392,12 +469,12 @@ class Store:
             return 0
         return self.claims.strays(cursor(), run=self.run, lanes=lanes, known=known)
 
-    def release(self, paces: Mapping[int, Pace]) -> None:
-        """Let go of lanes of which nothing is under way."""
+    def release(self, paces: Mapping[int, Pace]) -> set[int]:
+        """Let go of lanes of which nothing is under way; returns those whose row somebody holds just now."""
         assert self.run is not None
         db = cursor()
         allowances.give_back(db, lanes=list(paces))
-        leases.release(db, run=self.run, paces=paces)
+        return leases.release(db, run=self.run, paces=paces)
 
     def drained(self, flows: Sequence[int]) -> list[int]:
         """Tell the application of flows that have nothing left; returns those to be told again later."""

@@ -12,6 +12,7 @@ from tenants.models import ProviderToken
 QUEUE = "messaging"
 PROVIDERS = {Sender.Kind.WHATSAPP: "whatsapp", Sender.Kind.SMS: "lime"}
 SENDER_FIELDS = frozenset({"label", "display_number", "rate_per_second", "in_doubt_minutes"})
+LOWEST_RATE, HIGHEST_RATE = 0.001, 1_000_000
 DOUBT_MINUTES = range(5, 7 * 24 * 60 + 1)
 
 
@@ -114,8 +115,10 @@ def delete_sender(*, sender_id: int) -> None:
 
 
 def _check_rate(rate: float) -> None:
-    if not 0 < rate <= 1_000_000:
-        raise ActionRefused("The rate must be more than 0 messages a second.", field="rate_per_second")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ActionRefused(
+            f"The rate must be {LOWEST_RATE} to {HIGHEST_RATE:,} messages a second.", field="rate_per_second"
+        )
 
 
 def _check_doubt(minutes: int | None) -> None:
