@@ -32,7 +32,7 @@ class SandboxConfig:
 
     # How it answers
     latency_ms: tuple[float, float] = (150.0, 50.0)  # mean, standard deviation
-    jitter_ms: float = 0.0  # standard deviation by which an arrival is counted early or late
+    jitter_ms: float = 0.0  # an arrival is counted early or late by up to so many ms, evenly
     rate: float = 80.0  # messages per number in any second, 130429 above it; 0: no limit
     rates: Mapping[str, float] = field(default_factory=dict)  # the same for single numbers
     dead_tokens: frozenset[str] = frozenset()  # answered with 190

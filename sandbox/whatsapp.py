@@ -132,8 +132,8 @@ class WhatsApp:
             number.faults["hang_all"] += 1
             return Answer(reset=True, delay=config.hang_seconds)
         counted = request.arrived
-        if config.jitter_ms:  # as the queues of a network would: no further than four deviations
-            counted += max(-4.0, min(4.0, random.gauss())) * config.jitter_ms / 1_000
+        if config.jitter_ms:
+            counted += random.uniform(-config.jitter_ms, config.jitter_ms) / 1_000
         code, details, message = self._read(request.body)
         if not code:
             code, details = self._limit(number_id, number, counted)
