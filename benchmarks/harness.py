@@ -246,7 +246,7 @@ def fill(
     for start in range(0, messages, FILL_ROWS):
         with transaction.atomic(), all_tenants(), connection.cursor() as cursor:
             stop = min(messages, start + FILL_ROWS) - 1
-            cursor.execute(_FILL, [*columns, start, stop, senders, state])
+            cursor.execute(_FILL, [*columns, start, stop, senders, state, senders])
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE campaigns_contact, messaging_message, engine_lane, messaging_broadcaststep")
     return Filled(messages, columns[1], columns[2], addresses)
@@ -263,14 +263,14 @@ _FILL = """
         SELECT target.tenant_id, 'c' || i, '+1' || lpad((target.tenant_id * 10000000 + i)::text, 12, '0'), '',
                'Name ' || i, 'UTC', '{}', now(), now()
           FROM generate_series(%s::int, %s::int) AS i JOIN target ON target.place = i %% %s + 1
-        RETURNING id, tenant_id, phone, name
+        RETURNING id, external_id, phone, name
     )
     INSERT INTO messaging_message (tenant_id, lane_id, broadcast_id, step_id, contact_id, phone, parameters,
                                    state, due_at, attempts, error_code, error_detail, wamid, vendor_status,
                                    created_at)
     SELECT tenant_id, lane_id, broadcast_id, step_id, contact.id, phone, jsonb_build_array(name), %s,
            now(), 0, '', '', '', '', now()
-      FROM contact JOIN target USING (tenant_id) ORDER BY contact.id"""
+      FROM contact JOIN target ON target.place = substr(external_id, 2)::int %% %s + 1 ORDER BY contact.id"""
 
 
 # -- the process that sends ----------------------------------------------------------------------

@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl
 BODY_LIMIT = 8 * 1024 * 1024
 HEAD_LIMIT = 64 * 1024
 _SO_TIMESTAMPNS = 35  # Linux; Python does not name it
+AFTER_SECONDS = 1.0
+"""An answer waits at most this long for what shall come before it."""
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class Request:
 class Answer:
     """What to answer, `delay` seconds after arrival. With `reset`, the connection is reset instead.
 
-    With `after`, the answer also waits for that future, but at most five seconds.
+    With `after`, the answer also waits for that future, but at most a second.
     """
 
     status: int = 200
@@ -151,7 +153,7 @@ class Connection:
         answer = self._handle(Request(method, path, query, headers, body, arrived))
         wait = answer.delay - (time.monotonic() - arrived)
         if answer.after is not None:
-            limit = self._loop.call_later(5.0, _resolve, answer.after)
+            limit = self._loop.call_later(AFTER_SECONDS, _resolve, answer.after)
             answer.after.add_done_callback(lambda _: self._write_after(limit, answer))
         elif wait > 0:
             self._loop.call_later(wait, self._write, answer)

@@ -23,7 +23,8 @@ ADDED = (
 
 @dataclass(slots=True)
 class Counts:
-    """What a run did. `overtaken` are rows that somebody else had decided; `per_second` is `done`."""
+    """What a run did. `overtaken` are those of them that somebody else had
+    decided before, each counted by its own outcome too; `per_second` is `done`."""
 
     queue: str
     claimed: int = 0

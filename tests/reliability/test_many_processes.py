@@ -31,7 +31,7 @@ as twice the rate."""
 
 @pytest.mark.slow
 def test_four_processes_and_two_ticks_share_one_number_and_keep_its_rate() -> None:
-    with sandbox(latency_ms=[50, 20], rate=0) as vendor, ExitStack() as stack:
+    with sandbox(latency_ms=[50, 20], rate=RATE) as vendor, ExitStack() as stack:
         processes = [stack.enter_context(sending(vendor, "--seconds", "20")) for _ in range(4)]
         ticks = [
             stack.enter_context(running([sys.executable, "-c", TICK], vendor, **SETTINGS)) for _ in range(2)
