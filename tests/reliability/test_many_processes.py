@@ -44,7 +44,8 @@ def test_four_processes_and_two_ticks_share_one_number_and_keep_its_rate() -> No
         total = vendor.total()
 
     assert total["worst_second"] <= RATE * ARRIVE
-    assert total["errors"] == {}
+    assert total["errors"].keys() <= {"130429"}
+    assert total["errors"].get("130429", 0) <= (ARRIVE - 1) * 6 * RATE
     assert total["accepted"] == total["recipients"] == 6 * RATE
     assert counts() == {"accepted": 6 * RATE}
     assert sum(report["done"] for report in reports) <= 6 * RATE
