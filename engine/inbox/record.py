@@ -24,8 +24,8 @@ BEAT_SECONDS: Final = 1.0
 class RunRecord:
     """One row of `Run`, written when there is something to do, closed when the block ends.
 
-    An interrupt from the keyboard ends the block quietly; whatever else breaks it goes on, and the row
-    says so.
+    An interrupt from the keyboard ends the block quietly, and the run is done; whatever else breaks it goes
+    on, and the row says so.
     """
 
     def __init__(self, queue: str, processor: str, report: Counts, *, waiting: Callable[[], int]) -> None:
@@ -63,9 +63,9 @@ class RunRecord:
         if interrupted:
             logger.info("interrupted; the batch in hand stays as it was", queue=self.queue)
         if self.run is not None:
-            state = Run.State.DONE if error is None or interrupted else Run.State.FAILED
+            ended = error is None or interrupted  # being asked to stop is no failure, as for `Runner`
             try:
-                self._close(state, "" if interrupted else _say(error))
+                self._close(Run.State.DONE if ended else Run.State.FAILED, "" if ended else _say(error))
             except (DatabaseError, InterfaceError) as away:
                 logger.warning("run not closed", run=self.run, error=str(away).strip())
         return interrupted

@@ -36,6 +36,8 @@ UNDER = 0.98
 """How far under a limit that refused many the pacer comes back to."""
 PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 120.0
 """After so many quiet seconds the remembered limit is tried 2 % higher; each time in vain, half as often."""
+MOST_STEP = 1.2
+"""Each probe that nobody refuses makes the next step as large again: what a burst taught was no limit."""
 
 
 class Pacer:
@@ -56,7 +58,9 @@ class Pacer:
         "_let_through",
         "_next",
         "_probe_every",
+        "_probe_step",
         "_probed_at",
+        "_probed_by",
         "_refusals",
         "_turn",
         "epoch",
@@ -88,6 +92,7 @@ class Pacer:
         self._gave_way_at = self._learnt_at = self._grouped_at = start - 60.0
         self._came_back_at = self._probed_at = start
         self._probe_every = PROBE_EVERY
+        self._probe_step = self._probed_by = PROBE_STEP  # the next step, and the last one
 
     # -- slots -----------------------------------------------------------------------------
     def reserve(self, now: float) -> float:
@@ -177,6 +182,7 @@ class Pacer:
         self.refused_rate = max(min(float(self._let_through), before), before / 2)
         self._give_way(self.refused_rate * UNDER, now)
         self._learnt_at = self._probed_at = now
+        self._probe_step = PROBE_STEP
         self._refusals.clear()
         if self.rate_now < 0.9 * before:
             self._left, self._next = 0, max(self._next, now + 1.0)  # the vendor's second empties meanwhile
@@ -185,7 +191,8 @@ class Pacer:
     def _probe_in_vain(self, now: float) -> None:
         """Go back to the limit that was remembered before the probe, and probe less often."""
         assert self.refused_rate is not None
-        self.refused_rate /= PROBE_STEP
+        self.refused_rate /= self._probed_by
+        self._probe_step = self._probed_by = PROBE_STEP
         self._probe_every = min(2 * self._probe_every, PROBE_SELDOM)
         self._give_way(self.refused_rate * UNDER, now)
         self._probed_at = now - 1.0  # another refusal in the same second says nothing new
@@ -199,7 +206,8 @@ class Pacer:
             and now - max(self._probed_at, self._gave_way_at) >= self._probe_every
         ):
             self._probed_at = now
-            tried = self.refused_rate * PROBE_STEP
+            tried = self.refused_rate * self._probe_step
+            self._probed_by, self._probe_step = self._probe_step, min(self._probe_step**2, MOST_STEP)
             self.refused_rate = tried if tried < self.rate else None
             self.rate_now = max(self.rate_now, (self.refused_rate or self.rate) * UNDER)
         most = self.rate if self.refused_rate is None else self.refused_rate * UNDER

@@ -152,6 +152,15 @@ def test_jitter_costs_little_of_the_rate_and_few_refusals(jitter: Callable[[], f
     assert world.refusals() <= 0.003
 
 
+def test_a_limit_that_was_none_is_forgotten_within_seconds() -> None:
+    """Bursts of refusals taught the pacer 7.3 of 10 a second; then the vendor takes everything again."""
+    world = World(10, lambda: 0.0)
+    world.drive(Pacer(10, start=0.0, rate_now=7.2, refused_rate=7.3), 30)
+
+    assert world.share(30, since=18) >= 0.95
+    assert not world.refused
+
+
 @pytest.mark.parametrize("jitter", JITTER.values(), ids=JITTER.keys())
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_lower_limit_is_found_within_seconds_and_kept(jitter: Callable[[], float], seed: int) -> None:

@@ -16,7 +16,7 @@ from engine.inbox import receipts
 from engine.inbox.group_commit import database_conninfo
 from engine.inbox.receipts import MOST_ATTEMPTS, Receipts, Received, store
 from engine.models import Receipt, Run
-from engine.processor import Counts
+from engine.processor.counts import Counts
 from engine.watch.runs import close_lost_runs
 from tenants.models import Tenant
 from tenants.scope import all_tenants
@@ -229,11 +229,30 @@ def test_a_run_that_is_cut_off_is_recorded_as_failed(error: BaseException, apply
     assert told.ended_at is not None
 
 
-def test_a_run_whose_process_died_is_found_by_the_minute(apply_with: Any) -> None:
+def test_a_run_that_is_asked_to_stop_is_recorded_as_done(apply_with: Any) -> None:
+    """As a run that calls vendors is: what it had in hand is as it was, and nothing failed."""
+
+    def apply(received: Sequence[Received]) -> int:
+        if received[0].body == b"last":
+            raise KeyboardInterrupt
+        return len(received)
+
+    apply_with(apply)
+    store("vendor", b"first")
+    late = store("vendor", b"last")
+    Receipt.objects.filter(pk=late.pk).update(due_at=now() + timedelta(milliseconds=300))
+    run(until_empty=False, seconds=20)
+    told = Run.objects.get()
+    assert (told.state, told.claimed, told.done, told.queue_after, told.error) == ("done", 1, 1, 1, "")
+    assert told.ended_at is not None
+
+
+def test_runs_whose_process_died_are_found_by_the_upkeep() -> None:
     silent = now() - timedelta(minutes=3)
     dead = Run.objects.create(queue="events", processor="receipts", process="gone:1", beat_at=silent)
     alive = Run.objects.create(queue="events", processor="receipts", process="here:1")
-    with all_tenants(atomic=True):
-        assert close_lost_runs() == 1
+    other = Run.objects.create(queue="messaging", processor="messages", process="gone:1", beat_at=silent)
+    with all_tenants():
+        assert close_lost_runs() == 2
     states = dict(Run.objects.values_list("pk", "state"))
-    assert (states[dead.pk], states[alive.pk]) == ("lost", "running")
+    assert (states[dead.pk], states[alive.pk], states[other.pk]) == ("lost", "running", "lost")

