@@ -4,7 +4,7 @@ The vendor counts in a sliding second what arrives, each held back by up to 15 m
 
 - `one`: one process. 98 % of the line rate between the first and the last acceptance, at most 0.3 % refused,
   and what left never above 80 in a second; seen on arrival, of which 3 % may come from a neighbouring second.
-- `hand_overs`: the same through two workers that run one tick of 50 s after the other, as clusters do.
+- `hand_overs`: the same through a django-q2 cluster, whose ticks end after 50 s and hand over.
 - `lower`: a number whose true limit is 40 behind a set 80: 90 % of 40 from the tenth second on, refusals
   under 1.5 %.
 
@@ -17,11 +17,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.harness import Sandbox, fill, go_first, running, sandbox, say, scratch_database, sending
+from benchmarks.harness import PROJECT, Sandbox, fill, go_first, sandbox, say, scratch_database, sending
 
 RATE = 80
 LATENCY = [150, 50]
@@ -77,15 +81,14 @@ def usual_seconds(vendor: Sandbox, url: str, lane: int, address: str) -> float:
 def measure(vendor: Sandbox, messages: int, *, limit: float, hand_overs: bool = False) -> dict[str, Any]:
     """Send a broadcast at a set 80/s to a vendor that takes `limit`; return what the vendor saw.
 
-    With `hand_overs`, two workers do so that run tick after tick, as clusters' workers do.
+    With `hand_overs`, a cluster's workers do so, tick after tick.
     """
     vendor.reset()
     vendor.configure(rate=limit)
     filled = fill(messages=messages, rate=RATE)
     patience = 3 * messages / limit + 60
     if hand_overs:
-        ticks = [sys.executable, "-m", "benchmarks.broadcast_line_rate", "--ticks"]
-        with running(ticks, vendor), running(ticks, vendor):
+        with cluster(vendor):
             deadline = time.monotonic() + patience
             while vendor.total()["accepted"] < messages and time.monotonic() < deadline:
                 time.sleep(0.5)
@@ -109,33 +112,42 @@ def measure(vendor: Sandbox, messages: int, *, limit: float, hand_overs: bool = 
     }
 
 
-def tick_for_ever() -> None:
-    """Run tick after tick, as a cluster's worker does; ended from outside."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    import django
+@contextmanager
+def cluster(vendor: Sandbox) -> Iterator[None]:
+    """Run the messaging cluster, asked for one tick; the run that ends asks for the next."""
+    from django.db import transaction
 
-    django.setup()
-    from engine.clock.tasks import tick
+    from engine.clock.schedules import enqueue
 
-    while True:
-        tick("messaging")
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "qcluster", "--skip-checks"],
+        env={**os.environ, "Q_CLUSTER_NAME": "messaging", "WHATSAPP_URL": vendor.url},
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        with transaction.atomic():
+            enqueue("messaging")
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="S1, the line rate of one number")
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--usual", type=int, default=700, help="messages of the baseline")
-    parser.add_argument("--ticks", action="store_true", help="be one of the workers that hand over")
     options = parser.parse_args()
-    if options.ticks:
-        tick_for_ever()
     went_first = go_first()
     with (
         scratch_database("line_rate") as url,
         sandbox(latency_ms=LATENCY, rate=RATE, jitter_ms=JITTER_MS) as vendor,
     ):
         one = measure(vendor, options.messages, limit=RATE)
-        handed = measure(vendor, options.messages // 2, limit=RATE, hand_overs=True)
+        handed = measure(vendor, max(options.messages // 2, 5_500), limit=RATE, hand_overs=True)
         lower = measure(vendor, options.messages // 4, limit=TRUE_LIMIT)
         vendor.reset()
         vendor.configure(rate=RATE)
