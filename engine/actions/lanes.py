@@ -13,7 +13,7 @@ from engine.clock.schedules import enqueue
 from engine.models import FlowHold, Incident, Lane, Receipt
 from engine.processor.registry import all_processors
 from engine.store.holds import release_flows
-from engine.store.store import find_strays, free_dead
+from engine.store.recovery import find_strays, free_dead
 from engine.watch.guard import guarded
 from engine.watch.runs import close_lost_runs
 from tenants.errors import ActionRefused

@@ -9,7 +9,7 @@ from django.db import transaction
 from engine.clock.schedules import enqueue
 from engine.processor.contract import Processor
 from engine.store.claims import Claims
-from engine.store.store import cursor
+from engine.store.session import cursor
 
 
 @transaction.atomic

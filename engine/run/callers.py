@@ -15,7 +15,7 @@ import structlog
 
 from engine.processor.contract import Processor, Request, Stale
 from engine.run.lanes import LaneDriver, Planned
-from engine.store.store import Opening, Stop, Unsettled
+from engine.store.values import Opening, Stop, Unsettled
 from providers.base import (
     Continue,
     Done,

@@ -194,6 +194,14 @@ class LaneDriver:
         cost = call.cost or ONE_CALL
         return {unit: cost[unit] for unit in self.units if cost.get(unit)}
 
+    def costs(self, calls: Iterable[Planned]) -> dict[str, int]:
+        """Sum up what calls cost of what is limited, by unit."""
+        costs: dict[str, int] = {}
+        for planned in calls:
+            for unit, cost in self.limited(planned.call).items():
+                costs[unit] = costs.get(unit, 0) + cost
+        return costs
+
     def refund(self, call: Call) -> None:
         """Take back what a call that did not leave would have cost."""
         for unit, cost in self.limited(call).items():

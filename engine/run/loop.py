@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
 
@@ -20,43 +20,35 @@ from engine.processor.contract import Processor, Request
 from engine.processor.counts import Counts
 from engine.run.batches import batch_size, window
 from engine.run.callers import WAITABLE_BLOCK, Callers
+from engine.run.flows import OpenFlows
 from engine.run.lanes import LaneDriver, Planned
 from engine.run.runtime import DatabaseThread
+from engine.run.timing import (
+    COUNT_SECONDS,
+    DATABASE_PATIENCE,
+    DRAINED_AT_A_TIME,
+    EAGER_LOOK_SECONDS,
+    HANDOVER_SECONDS,
+    LANES_AT_A_TIME,
+    LINGER_SECONDS,
+    LOOK_SECONDS,
+    MOST_LANES,
+    PATIENCE_SECONDS,
+    ROUND_SECONDS,
+    SETTLE_ROWS,
+    SETTLE_SECONDS,
+    UNTIL_EMPTY_SECONDS,
+)
 from engine.store.allowances import Held
 from engine.store.attempts import new_attempt
 from engine.store.claims import Want
 from engine.store.errors import DatabaseAway, RowsLocked
 from engine.store.settlements import unpaid
-from engine.store.store import Look, Store, Unsettled
+from engine.store.store import Store
+from engine.store.values import Look, Unsettled
 from providers.http import Http
 
 logger = structlog.get_logger(__name__)
-
-ROUND_SECONDS = 0.04
-"""Between two rounds."""
-LOOK_SECONDS = 0.8
-EAGER_LOOK_SECONDS = 0.1
-"""Between two looks at what is due: while lanes are at work, and while there are none."""
-SETTLE_SECONDS = 0.2
-SETTLE_ROWS = 500
-LINGER_SECONDS = 1.0
-"""A lane that ran dry is kept this long."""
-PATIENCE_SECONDS = 12.0
-"""A run with nothing to do does not end while something falls due within this time."""
-UNTIL_EMPTY_SECONDS = 60.0
-"""`until_empty` waits for what falls due within this time: retries and short rests, not next hour's calls."""
-COUNT_SECONDS = 5.0
-"""Between two counts of the queue's depth."""
-HANDOVER_SECONDS = 1.5
-"""The successor is asked for this long before the deadline, so that it stands ready."""
-LANES_AT_A_TIME = 100
-"""Lanes taken per look: a second runner that looks as well gets its part."""
-MOST_LANES = 600
-DRAINED_AT_A_TIME = 20
-LOCKED_SECONDS = 1.0
-"""Flows whose rows somebody else holds are settled again after this long."""
-DATABASE_PATIENCE = 60.0
-"""A run that cannot settle because the database is away tries this long past its deadline."""
 
 clock = time.monotonic
 
@@ -85,8 +77,7 @@ class Loop:
         self.deadline = self.started + seconds
         self.lanes: dict[int, LaneDriver] = {}
         self.callers = Callers(processor, http, self.lanes)
-        self.open: Counter[int] = Counter()  # by flow: requests in this run's hands
-        self.tell_later: dict[int, float] = {}  # flows to be told as drained, and from when
+        self.flows = OpenFlows()
         self.seen = Look([], None)
         self.waiting = 0
         self.ending = False
@@ -95,7 +86,6 @@ class Loop:
         self.error = ""
         self.astray = False
         self.settled_at = self.looked_at = self.renewed_at = self.counted_at = self.told_at = 0.0
-        self.locked_until: dict[int, float] = {}
         self.busy_at = self.started
 
     async def go(self) -> Counts:
@@ -263,7 +253,7 @@ class Loop:
             lane = self.lanes[want.lane_id]
             found = fed.found.get((want.lane_id, want.flow), 0)
             if found:
-                self.open[want.flow] += 0
+                self.flows.know(want.flow)
             if found < want.rows and want.flow in lane.flows:
                 lane.flows.remove(want.flow)
         for flow in fed.held:
@@ -271,7 +261,7 @@ class Loop:
         held = set(fed.held)
         for request in _fairly(fed.requests):
             lane = self.lanes[request.lane_id]
-            self.open[request.flow] += 1
+            self.flows.take(request.flow)
             lane.unsettled += 1
             if request.flow in held:
                 self.callers.give_back((request,))
@@ -302,7 +292,7 @@ class Loop:
                 calls = chosen[lane.id] = lane.take(room)
                 if lane.units:
                     held |= lane.holds()
-                    for unit, cost in _costs(lane, calls).items():
+                    for unit, cost in lane.costs(calls).items():
                         if cost > lane.free.get(unit, 0):
                             wanted[lane.id, unit] = cost - lane.free.get(unit, 0)
         if not chosen:
@@ -348,7 +338,7 @@ class Loop:
         if not taken or not due:
             return
         self.callers.unsettled = Unsettled()
-        later = [pair for pair in taken.outcomes if self.locked_until.get(pair[0].flow, 0.0) > now]
+        later = [pair for pair in taken.outcomes if self.flows.waits(pair[0].flow, now)]
         if later:
             self.callers.unsettled.outcomes = later
             ids = {id(pair) for pair in later}
@@ -364,7 +354,7 @@ class Loop:
             if lane := self.lanes.get(lane_id):
                 lane.held[unit] = max(0, lane.held.get(unit, 0) - amount)
         for request, _ in written.locked:
-            self.locked_until[request.flow] = now + LOCKED_SECONDS
+            self.flows.lock(request.flow, now)
         again = Unsettled(
             [*written.locked, *written.rows_locked],
             written.unsent_locked,
@@ -375,7 +365,7 @@ class Loop:
         self.callers.unsettled.put_back(again)
         for request in taken.requests():
             if request.id not in locked:
-                self.open[request.flow] -= 1
+                self.flows.settle(request.flow)
                 self.lanes[request.lane_id].unsettled -= 1
         for flow in written.held:
             self.callers.drop_flow(flow)
@@ -414,13 +404,7 @@ class Loop:
 
     # -- flows that have nothing left ------------------------------------------------------
     def quiet(self, now: float) -> list[int]:
-        """List the flows that had rows and have none left, here or in the queue."""
-        queued = {flow.flow for flow in self.seen.flows}
-        return [
-            flow
-            for flow, rows in self.open.items()
-            if rows <= 0 and flow not in queued and self.tell_later.get(flow, 0.0) <= now
-        ]
+        return self.flows.quiet({flow.flow for flow in self.seen.flows}, now)
 
     async def tell_drained(self, now: float) -> bool:
         """Tell the processor of flows that have nothing left, here or in the queue; False when there is none.
@@ -431,12 +415,7 @@ class Loop:
         if quiet:
             locked = await self.database(self.store.drained, quiet)
             self.told_at = clock()
-            for flow in quiet:
-                if flow in locked:
-                    self.tell_later[flow] = now + LOCKED_SECONDS
-                else:
-                    self.open.pop(flow, None)
-                    self.tell_later.pop(flow, None)
+            self.flows.told(quiet, locked, now)
         return bool(quiet)
 
     # -- the end ---------------------------------------------------------------------------
@@ -462,14 +441,6 @@ class Loop:
                 await asyncio.sleep(0.2)
             else:
                 return
-
-
-def _costs(lane: LaneDriver, calls: list[Planned]) -> dict[str, int]:
-    costs: dict[str, int] = {}
-    for planned in calls:
-        for unit, cost in lane.limited(planned.call).items():
-            costs[unit] = costs.get(unit, 0) + cost
-    return costs
 
 
 def _fairly(requests: list[Request]) -> list[Request]:

@@ -6,8 +6,8 @@ and a verb can be done again after a deadlock or a lost acknowledgement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from random import choice
 from time import monotonic
@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 from psycopg import Cursor
 
 from engine.processor.contract import LaneFacts, Processor, Request, Settled, Stale
@@ -28,10 +28,13 @@ from engine.store.facts import open_lane
 from engine.store.holds import FAULT, hold_flow
 from engine.store.isolation import Fault, isolate
 from engine.store.leases import LaneRow, Leased, Pace
-from engine.store.runs import close_lost, close_run, open_run, write_run
+from engine.store.recovery import free_dead
+from engine.store.runs import close_run, open_run, write_run
+from engine.store.session import cursor
 from engine.store.settlements import Settle, Settlement, count, settlement
+from engine.store.values import Fed, Look, Unsettled, Unstorable, Written
 from engine.watch.incidents import open_incident
-from providers.base import Done, Hold, Outcome, ProviderError, Scope, Usage
+from providers.base import Done, Hold, Outcome, ProviderError, Scope
 from tenants.models import ProviderToken
 from tenants.secrets import SecretUnreadable
 
@@ -46,106 +49,6 @@ those that an application's code wants, which a person may hold."""
 WAITS_EVERY = 1.0
 """Seconds between two waits for a row that was passed over."""
 UNSTORABLE = "unstorable"
-
-
-def cursor() -> Cursor[Any]:
-    """A plain psycopg cursor on Django's connection: binds on the server, so arrays go over as arrays."""
-    connection.ensure_connection()
-    return Cursor(connection.connection)
-
-
-@dataclass(slots=True)
-class Look:
-    """What there is to do, and what was taken and kept of it. `waiting` is None when it was not counted."""
-
-    flows: list[Flow]
-    run: int | None
-    taken: list[tuple[Leased, LaneFacts]] = field(default_factory=list)
-    lanes: dict[int, tuple[LaneRow, LaneFacts]] = field(default_factory=dict)
-    renewed: set[int] = field(default_factory=set)
-    runnable: set[int] = field(default_factory=set)
-    waiting: int | None = None
-    in_hand: int = 0
-
-
-@dataclass(slots=True, frozen=True)
-class Stop:
-    """A lane, or every lane on a token, that a person must resume."""
-
-    reason: str
-    detail: str
-    lane_id: int | None = None
-    token_id: int | None = None
-
-
-@dataclass(slots=True, frozen=True)
-class Opening:
-    """A lane, or every lane on a token, shut for some seconds; `openings` as `leases.open_breaker` has it."""
-
-    seconds: float
-    detail: str
-    openings: int = 0
-    lane_id: int | None = None
-    token_id: int | None = None
-
-
-@dataclass(slots=True)
-class Unsettled:
-    """What the callers put down and the store has not written yet.
-
-    `unsent` are requests that certainly did not leave. `faults` are {flow: (one of its requests, what our own
-    code raised)}. `spent` is {(lane, unit, tenant): amount}.
-    """
-
-    outcomes: list[Settled] = field(default_factory=list)
-    unsent: list[Request] = field(default_factory=list)
-    stops: dict[tuple[int | None, int | None], Stop] = field(default_factory=dict)
-    openings: list[Opening] = field(default_factory=list)
-    faults: dict[int, tuple[Request, str]] = field(default_factory=dict)
-    usages: dict[tuple[int, str], Usage] = field(default_factory=dict)
-    spent: dict[tuple[int, str, int], int] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.outcomes or self.unsent or self.stops or self.openings or self.faults or self.usages)
-
-    def requests(self) -> Iterator[Request]:
-        yield from (request for request, _ in self.outcomes)
-        yield from self.unsent
-
-    def put_back(self, taken: Unsettled) -> None:
-        """Take over what could not be written."""
-        self.outcomes[:0] = taken.outcomes
-        self.unsent[:0] = taken.unsent
-        self.openings[:0] = taken.openings
-        self.stops = taken.stops | self.stops
-        self.faults = taken.faults | self.faults
-        self.usages = taken.usages | self.usages
-        for key, amount in taken.spent.items():
-            self.spent[key] = self.spent.get(key, 0) + amount
-
-
-@dataclass(slots=True)
-class Fed:
-    """What was claimed: requests to be planned, how many there were of each (lane, flow), flows now held."""
-
-    requests: list[Request]
-    found: dict[tuple[int, int], int]
-    held: list[int]
-    counts: Counts
-
-
-@dataclass(slots=True)
-class Written:
-    """What a settlement wrote. What is locked must be settled later: somebody holds what it needs (`locked`),
-    a broadcast for instance, or the row itself."""
-
-    counts: Counts
-    locked: list[Settled] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)
-    rows_locked: list[Settled] = field(default_factory=list)
-    unsent_locked: list[Request] = field(default_factory=list)
-    stops_locked: list[Stop] = field(default_factory=list)
-    openings_locked: list[Opening] = field(default_factory=list)
 
 
 class Store:
@@ -496,44 +399,6 @@ class Store:
         """Count what is left to do."""
         db = cursor()
         return self.claims.waiting(db, self.claims.flows(db), most=MOST_COUNTED) + self.claims.in_hand(db)
-
-
-class Unstorable(Exception):
-    """The database refuses a settlement as data."""
-
-
-def free_dead(processor: Processor, *, run: int | None = None) -> tuple[int, int]:
-    """Free the lanes of runs that died, see to their rows, close the runs. Returns (given back, in doubt)."""
-    db = cursor()
-    expired = leases.free_expired(db, processor=processor.name, run=run)
-    if not expired:
-        return 0, 0
-    lanes = list(expired)
-    counts = Claims(processor).recover(db, lanes=lanes)
-    allowances.forfeit(db, lanes=lanes)
-    close_lost(sorted(set(expired.values())), processor)
-    return counts
-
-
-def find_strays(processor: Processor) -> tuple[int, int]:
-    """See to rows in hand on lanes that nobody holds. Returns (given back, in doubt).
-
-    The lanes are locked meanwhile, so that nobody takes them and claims.
-    """
-    db = cursor()
-    table = processor.model._meta.db_table
-    lanes = [
-        row[0]
-        for row in db.execute(
-            f"""SELECT l.id FROM engine_lane AS l
-                 WHERE l.processor = %(processor)s AND l.holder IS NULL
-                   AND EXISTS (SELECT FROM {table} AS m
-                                WHERE m.lane_id = l.id AND m.state IN ('claimed', 'sending'))
-                 ORDER BY l.id FOR UPDATE OF l SKIP LOCKED""",
-            {"processor": processor.name},
-        )
-    ]
-    return Claims(processor).recover(db, lanes=lanes) if lanes else (0, 0)
 
 
 def _flow(request: Request) -> int:

@@ -14,7 +14,7 @@ from engine.models import Allowance, AllowanceHold, AllowanceUse, Lane
 from engine.processor import Usage
 from engine.store import allowances, leases
 from engine.store.allowances import Spent
-from engine.store.store import cursor
+from engine.store.session import cursor
 from tenants.models import ProviderToken
 from tenants.scope import all_tenants
 from tests.engine.conftest import MakeLane

@@ -13,7 +13,7 @@ from engine.models import Run
 from engine.processor import Continue, Done
 from engine.store.attempts import row_of
 from engine.store.claims import Claims
-from engine.store.store import cursor
+from engine.store.session import cursor
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Export, Exports, Letter, Letters, Sighting, Sweep, Sweeps, work
 from tests.engine.vendor import Request, Vendor

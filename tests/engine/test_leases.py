@@ -18,8 +18,9 @@ from engine.store import leases
 from engine.store.attempts import new_attempt
 from engine.store.claims import Claims, Want
 from engine.store.leases import Pace
+from engine.store.recovery import free_dead
+from engine.store.session import cursor
 from engine.store.settlements import Settle, Settlement
-from engine.store.store import cursor, free_dead
 from tenants.errors import ActionRefused
 from tenants.scope import all_tenants
 from tests.engine.conftest import MakeLane
