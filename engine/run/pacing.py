@@ -8,34 +8,38 @@ rate then meet a refusal now and then. The pacer answers in this order:
 * *Grouped.* After the first stray refusal they leave in groups, four to a second, each at one moment:
   only what comes near the edge of the vendor's second can be miscounted, and groups have few edges: with
   15 ms of jitter at 80/s a sixth of the refusals, or fewer (docs/decisions/0011-requests-and-facts.md).
-* *Giving way.* Each stray refusal, once a second at most, costs 0.7 % of the rate, which comes back within
-  seconds: so about one call in 500 is refused where nothing better can be had.
-* *A lower limit.* Many refusals are news. What was let through in the second before is the vendor's true
-  limit; the pacer stays just under it, and probes above it slowly.
+* *Giving way.* Each stray refusal, once a second at most, costs 1 % of the rate, which comes back within
+  eight seconds: so about one call in 450 is refused where nothing better can be had.
+* *A lower limit.* Many refusals are news: the most that was let through in any second lately is the vendor's
+  true limit. The pacer stays just under it, and probes above it slowly. A vendor that refuses everything for
+  a moment lets whole seconds through around it, and so teaches nothing.
 
 Whatever the event loop does, the guard counts departures: with n allowed, the n-th last is a second old.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from math import ceil
+from collections import Counter, deque
+from math import ceil, inf
 
 SLACK = 0.01
 """How much longer than a second is what counts as one."""
 GROUPS = 4
 """Groups in a second: a group is what may be marked as leaving at a time."""
-GIVE_WAY = 0.993
-COME_BACK = 0.0015
+GIVE_WAY = 0.99
+COME_BACK = 0.0012
 """Of the rate, in a second, after giving way."""
+FAR, FROM_FAR = 0.03, 0.2
+"""Further below than this strays do not keep it: a fifth of the rest comes back in a second."""
 NEWS_SECONDS, NEWS_SHARE, NEWS_FEWEST = 3.0, 0.02, 4
 """Refusals of so many seconds are news from this share, and this number, on."""
 BURST, BURST_SECONDS = 8, 0.5
 """So are so many at once."""
 UNDER = 0.98
 """How far under a limit that refused many the pacer comes back to."""
-PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 120.0
-"""After so many quiet seconds the remembered limit is tried 2 % higher; each time in vain, half as often."""
+PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 30.0
+"""After so many quiet seconds the remembered limit is tried 2 % higher; each time in vain, half as often. At
+its most seldom a probe costs two calls in a thousand."""
 MOST_STEP = 1.2
 """Each probe that nobody refuses makes the next step as large again: what a burst taught was no limit."""
 
@@ -53,15 +57,17 @@ class Pacer:
         "_departed",
         "_gave_way_at",
         "_grouped_at",
+        "_in_vain",
         "_learnt_at",
         "_left",
-        "_let_through",
         "_next",
         "_probe_every",
         "_probe_step",
         "_probed_at",
         "_probed_by",
+        "_probing",
         "_refusals",
+        "_refused",
         "_turn",
         "epoch",
         "grouped",
@@ -87,12 +93,14 @@ class Pacer:
         self._next = self._at = start
         self._left = self._turn = 0  # how many may still leave at `_at`, which of the second's groups that is
         self._departed: deque[float] = deque()
-        self._refusals: deque[tuple[float, float]] = deque()  # told at, left at
-        self._let_through = 0
+        self._refusals: deque[float] = deque()  # told at, since the last lesson
+        self._refused: deque[float] = deque()  # left at
         self._gave_way_at = self._learnt_at = self._grouped_at = start - 60.0
         self._came_back_at = self._probed_at = start
         self._probe_every = PROBE_EVERY
         self._probe_step = self._probed_by = PROBE_STEP  # the next step, and the last one
+        self._probing = False  # the last step was not refused
+        self._in_vain = 0.0  # the limit of the last step that was
 
     # -- slots -----------------------------------------------------------------------------
     def reserve(self, now: float) -> float:
@@ -117,9 +125,7 @@ class Pacer:
         if self.rate_now is None:
             return 0.0
         departed, span, allowed = self._departed, self._span, self._allowed
-        while (
-            departed and departed[0] <= now - 2 * span
-        ):  # the last second tells, the one before is learnt from
+        while departed and departed[0] <= now - max(span, NEWS_SECONDS + 1.0):
             departed.popleft()
         if len(departed) >= allowed and (wait := departed[-allowed] + span - now) > 0:
             return wait + 1e-4
@@ -142,28 +148,27 @@ class Pacer:
         if self.rate_now is None or self.rate is None or left_at < self._learnt_at:
             return  # on its way already when a lower limit was learnt
         refusals = self._refusals
-        if not refusals or left_at - refusals[-1][1] > 1.0:
-            # the first after a quiet second: all others that left in the second up to it were let through
-            last = left_at + (1e-2 if self.grouped else 0.0)  # its whole group
-            self._let_through = sum(1 for at in self._departed if left_at - 1.0 < at <= last) - 1
-        refusals.append((now, left_at))
-        while refusals[0][0] < now - NEWS_SECONDS:
+        self._refused.append(left_at)
+        refusals.append(now)
+        while refusals[0] < now - NEWS_SECONDS:
             refusals.popleft()
         settled = now - self._grouped_at > NEWS_SECONDS if self.grouped else not self._can_group
         share = NEWS_SHARE if settled else 4 * NEWS_SHARE
         many = len(refusals) >= max(NEWS_FEWEST, share * self.rate_now * NEWS_SECONDS)
-        if many or (len(refusals) >= BURST and now - refusals[-BURST][0] < BURST_SECONDS):
+        if many or (len(refusals) >= BURST and now - refusals[-BURST] < BURST_SECONDS):
             self._learn_limit(now)
         elif left_at < self._gave_way_at:
             return
-        elif self.refused_rate is not None and now - self._probed_at < self._probe_every:
+        elif self._probing and now - self._probed_at < self._probe_every:
             self._probe_in_vain(now)
         elif self._can_group and not self.grouped:
             self.grouped, self._grouped_at = True, now
             self._give_way(self.rate_now, now)
             self.epoch += 1
         elif now - self._gave_way_at >= 1.0:
-            self._give_way(self.rate_now * GIVE_WAY, now)
+            if self.refused_rate is not None:
+                self.refused_rate /= PROBE_STEP
+            self._give_way(min(self.rate_now, (self.refused_rate or inf) * UNDER) * GIVE_WAY, now)
 
     @property
     def _can_group(self) -> bool:
@@ -176,22 +181,48 @@ class Pacer:
 
     def _learn_limit(self, now: float) -> None:
         """Remember what was let through in a second, and come back to just under it."""
+        assert self.rate is not None
         assert self.rate_now is not None
-        # half at the least: one odd second says little
         before = self.rate_now
-        self.refused_rate = max(min(float(self._let_through), before), before / 2)
-        self._give_way(self.refused_rate * UNDER, now)
+        limit = max(float(self._let_through()), before / 2)  # half at the least: one odd second says little
+        self.refused_rate = limit if limit < self.rate else None
+        self._give_way(min(limit * UNDER, before * GIVE_WAY), now)
         self._learnt_at = self._probed_at = now
-        self._probe_step = PROBE_STEP
+        self._probe_every, self._probe_step = PROBE_EVERY, PROBE_STEP
+        self._probing, self._in_vain = False, 0.0
         self._refusals.clear()
         if self.rate_now < 0.9 * before:
             self._left, self._next = 0, max(self._next, now + 1.0)  # the vendor's second empties meanwhile
             self.epoch += 1
 
+    def _let_through(self) -> int:
+        """Count the most calls that the vendor let through in any one second lately.
+
+        Of calls that left after the last one known to be refused, nobody knows yet.
+        """
+        refused, last = self._refused, self._refused[-1]
+        while refused[0] < self._departed[0]:
+            refused.popleft()
+        gone = Counter(refused)
+        window: deque[float] = deque()
+        most = 0
+        for at in self._departed:
+            if at > last:
+                break
+            if gone[at]:
+                gone[at] -= 1
+                continue
+            window.append(at)
+            while window[0] <= at - 1.0:
+                window.popleft()
+            most = max(most, len(window))
+        return most
+
     def _probe_in_vain(self, now: float) -> None:
         """Go back to the limit that was remembered before the probe, and probe less often."""
-        assert self.refused_rate is not None
-        self.refused_rate /= self._probed_by
+        tried = self.refused_rate or self.rate or 1.0
+        self._probing, self._in_vain = False, tried
+        self.refused_rate = tried / self._probed_by
         self._probe_step = self._probed_by = PROBE_STEP
         self._probe_every = min(2 * self._probe_every, PROBE_SELDOM)
         self._give_way(self.refused_rate * UNDER, now)
@@ -205,13 +236,17 @@ class Pacer:
             self.refused_rate is not None
             and now - max(self._probed_at, self._gave_way_at) >= self._probe_every
         ):
-            self._probed_at = now
+            if self._probing and self.refused_rate > self._in_vain:
+                self._probe_every = PROBE_EVERY  # higher than what was refused: the limit has moved
+            self._probed_at, self._probing = now, True
             tried = self.refused_rate * self._probe_step
             self._probed_by, self._probe_step = self._probe_step, min(self._probe_step**2, MOST_STEP)
             self.refused_rate = tried if tried < self.rate else None
             self.rate_now = max(self.rate_now, (self.refused_rate or self.rate) * UNDER)
         most = self.rate if self.refused_rate is None else self.refused_rate * UNDER
-        step = self.rate * COME_BACK * max(0.0, now - self._came_back_at)
+        seconds = max(0.0, now - self._came_back_at)
+        far = max(0.0, most * (1 - FAR) - self.rate_now)
+        step = self.rate * COME_BACK * seconds + far * min(1.0, FROM_FAR * seconds)
         self.rate_now = max(self.rate_now, min(most, self.rate_now + step))
         self._came_back_at = now
 
@@ -222,6 +257,7 @@ class Pacer:
             return
         self.rate = self.rate_now = rate
         self.refused_rate = None
+        self._probing = False
         self._left = 0
         self._next = now
         self._refusals.clear()
