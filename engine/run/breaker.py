@@ -1,15 +1,17 @@
 """Rest a lane whose vendor cannot be reached, and let one call out at a time to see.
 
 A vendor that refuses connections costs attempts, one that hangs costs doubt: so the first sign of silence
-stops departures, ten broken calls in a row end them, each rest is twice as long as the one before, and after
-it one call goes out, then two, then four, as long as they are answered.
+stops departures, ten broken calls in a row end them, each rest is three times as long as the one before, and
+after it one call goes out, then two, then four, as long as they are answered. Of a vendor that answers some
+calls and breaks others, a single broken one says little: as many in a row as may be under way end it again.
 """
 
 from __future__ import annotations
 
 BREAKS_AFTER = 10
 """Calls in a row that never reached the vendor, or found it broken."""
-FIRST_REST, LONGEST_REST = 15.0, 900.0
+FIRST_REST, LONGEST_REST, GROWTH = 5.0, 900.0, 3.0
+"""Seconds, and how much longer each rest is. A vendor that is away for an hour is asked eight times."""
 FEWEST_PATIENCE, PATIENCE = 1.0, 6.0
 """Silence is no answer at all for so many seconds, and for so many times what an answer takes."""
 
@@ -73,9 +75,9 @@ class Breaker:
         if left_at < self._opened_at:
             return None  # on its way already when we began to rest
         self._broken += 1
-        if self._broken < BREAKS_AFTER and self.at_once is None:
+        if self._broken < min(self.at_once or BREAKS_AFTER, BREAKS_AFTER):
             return None
-        rest: float = min(FIRST_REST * 2.0**self.openings, LONGEST_REST)
+        rest: float = min(FIRST_REST * GROWTH**self.openings, LONGEST_REST)
         self._broken = 0
         self._opened_at = now
         self.openings = min(self.openings + 1, 30)

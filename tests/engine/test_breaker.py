@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from dataclasses import replace
@@ -27,13 +28,13 @@ def test_ten_in_a_row_open_it_and_what_was_on_its_way_says_nothing_more() -> Non
     assert (breaker.openings, breaker.at_once) == (1, 1)
 
 
-def test_each_rest_is_twice_as_long_and_one_call_is_enough_to_see() -> None:
+def test_each_rest_is_three_times_as_long_and_one_call_is_enough_to_see() -> None:
     breaker = Breaker(openings=1)
     rests: list[float] = []
     for n in range(10):
         breaker.left(n, float(n))
         rests.append(breaker.broke(n, n + 0.5) or 0.0)
-    assert rests[:3] == [2 * FIRST_REST, 4 * FIRST_REST, 8 * FIRST_REST]
+    assert rests[:3] == [3 * FIRST_REST, 9 * FIRST_REST, 27 * FIRST_REST]
     assert rests[-1] == LONGEST_REST
     asked = sum(1 for n in range(len(rests)) if sum(rests[:n]) < 3600)
     assert asked <= 8, "at most a handful of calls are risked in an hour"
@@ -55,6 +56,27 @@ def test_after_a_rest_one_call_goes_out_then_twice_as_many() -> None:
         breaker.answered(number, 0.1, 0.1, most=40)
     assert allowed == [1, 2, 4, 8, 16, 32]
     assert breaker.openings == 0
+
+
+def test_a_vendor_that_breaks_some_calls_and_answers_most_is_come_back_to() -> None:
+    """A fifth of the calls break, as in a bad hour; one at a time each would begin a longer rest."""
+    dice = random.Random(5)
+    rests = []
+    for _ in range(200):
+        breaker, number = Breaker(openings=1), 0
+        breaker.left(number, 0.0)
+        breaker.answered(number, 0.1, 0.1, most=40)  # it is there again
+        while breaker.at_once is not None and breaker.openings == 1:
+            number += 1
+            breaker.left(number, number)
+            if dice.random() < 0.2:
+                breaker.broke(number, number + 0.1)
+            else:
+                breaker.answered(number, number + 0.1, 0.1, most=40)
+        rests.append(breaker.openings)
+    assert rests.count(0) >= 190, (
+        "a second rest begins with two broken in a row at first, then four, then eight"
+    )
 
 
 def test_silence_is_noticed_long_before_the_time_out() -> None:
