@@ -9,19 +9,19 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import count
 
 import structlog
 from django.conf import settings
 from structlog.contextvars import bind_contextvars
 
 from engine.clock.stopping import stop_asked
-from engine.processor.contract import Processor, Request
+from engine.processor.contract import Processor
 from engine.processor.counts import Counts
-from engine.run.batches import batch_size, window
+from engine.run.batches import batch_size
 from engine.run.callers import WAITABLE_BLOCK, Callers
+from engine.run.feeding import Feeder
 from engine.run.flows import OpenFlows
-from engine.run.lanes import LaneDriver, Planned
+from engine.run.lanes import LaneDriver
 from engine.run.runtime import DatabaseThread
 from engine.run.timing import (
     COUNT_SECONDS,
@@ -40,10 +40,7 @@ from engine.run.timing import (
     UNTIL_EMPTY_SECONDS,
 )
 from engine.store.allowances import Held
-from engine.store.attempts import new_attempt
-from engine.store.claims import Want
 from engine.store.errors import DatabaseAway, RowsLocked
-from engine.store.settlements import unpaid
 from engine.store.store import Store
 from engine.store.values import Look, Unsettled
 from providers.http import Http
@@ -78,6 +75,7 @@ class Loop:
         self.lanes: dict[int, LaneDriver] = {}
         self.callers = Callers(processor, http, self.lanes)
         self.flows = OpenFlows()
+        self.feeder = Feeder(self.store, database, self.lanes, self.callers, self.flows)
         self.seen = Look([], None)
         self.waiting = 0
         self.ending = False
@@ -128,8 +126,9 @@ class Loop:
             await self.look(now)
         await self.settle(now)
         if not self.ending:
-            await self.feed(now)
-            await self.mark(now)
+            fed = await self.feeder.feed(now, waiting=self.waiting, seconds_left=self.deadline - now)
+            self.counts.add(fed)
+            await self.feeder.mark(now)
         await self.release(now)
         await self.tell_drained(now)
 
@@ -225,112 +224,7 @@ class Loop:
             self.callers.tasks.add(task)
             task.add_done_callback(self.callers.tasks.discard)
 
-    # -- the life of a request -------------------------------------------------------------
-    async def feed(self, now: float) -> None:
-        """Claim for every lane that runs low, or has better to do, in one statement; and plan the calls."""
-        left = self.deadline - now
-        wanted: list[Want] = []
-        for lane in self.lanes.values():
-            if lane.flows and lane.may_call(now):
-                size = window(
-                    waiting=self.waiting,
-                    per_second=lane.per_second,
-                    lanes=len(self.lanes),
-                    seconds_left=left,
-                )
-                have = lane.in_hand
-                shares = (
-                    lane.share_out(size - have)
-                    if have <= size // 2
-                    else lane.share_out(size, better_than=lane.lowest_planned)
-                )
-                wanted.extend(Want(lane.id, flow, rows) for flow, rows in shares)
-        if not wanted:
-            return
-        fed = await self.database(self.store.feed, wanted)
-        self.counts.add(fed.counts)
-        for want in wanted:
-            lane = self.lanes[want.lane_id]
-            found = fed.found.get((want.lane_id, want.flow), 0)
-            if found:
-                self.flows.know(want.flow)
-            if found < want.rows and want.flow in lane.flows:
-                lane.flows.remove(want.flow)
-        for flow in fed.held:
-            self.callers.drop_flow(flow)
-        held = set(fed.held)
-        for request in _fairly(fed.requests):
-            lane = self.lanes[request.lane_id]
-            self.flows.take(request.flow)
-            lane.unsettled += 1
-            if request.flow in held:
-                self.callers.give_back((request,))
-            else:
-                self.plan(lane, request)
-
-    def plan(self, lane: LaneDriver, request: Request) -> None:
-        request.rank = lane.ranks.get(request.flow, 0)
-        request.attempt = request.attempt or new_attempt(request.id, request.attempts + 1)
-        if request.flow in self.callers.unsettled.faults:
-            self.callers.give_back((request,))
-            return
-        try:
-            lane.plan(Planned(request, self.processor.plan(lane.facts, request)))
-        except Exception as error:
-            logger.exception("request cannot be planned", lane=lane.facts.name, row=request.id)
-            self.callers.give_back((request,))
-            self.callers.fault(request, error)
-
-    async def mark(self, now: float) -> None:
-        """Reserve what the next slice of every lane costs, commit it as leaving, let callers at it."""
-        chosen: dict[int, list[Planned]] = {}
-        wanted: dict[Held, int] = {}
-        held: dict[Held, int] = {}
-        for lane in self.lanes.values():
-            room = lane.slice - len(lane.ready) - lane.waiting
-            if lane.in_hand and lane.may_call(now) and room >= lane.slice / 2:
-                calls = chosen[lane.id] = lane.take(room)
-                if lane.units:
-                    held |= lane.holds()
-                    for unit, cost in lane.costs(calls).items():
-                        if cost > lane.free.get(unit, 0):
-                            wanted[lane.id, unit] = cost - lane.free.get(unit, 0)
-        if not chosen:
-            return
-        try:
-            requests = [planned.request for calls in chosen.values() for planned in calls]
-            marked, granted = await self.database(self.store.mark, requests, wanted, held)
-        except BaseException:
-            for lane_id, calls in chosen.items():
-                self.lanes[lane_id].put_back(calls)
-            raise
-        for (lane_id, unit), amount in granted.items():
-            lane = self.lanes[lane_id]
-            amount = wanted[lane_id, unit] if amount is None else amount
-            lane.free[unit] = lane.free.get(unit, 0) + amount
-            lane.held[unit] = lane.held.get(unit, 0) + amount
-        for lane_id, calls in chosen.items():
-            self.let_go(self.lanes[lane_id], calls, marked)
-
-    def let_go(self, lane: LaneDriver, calls: list[Planned], marked: set[int]) -> None:
-        """Make ready what was marked and can be paid; the rest goes back."""
-        for planned in calls:
-            costs = lane.limited(planned.call)
-            short = [unit for unit, cost in costs.items() if lane.free.get(unit, 0) < cost]
-            if planned.request.id not in marked:
-                self.callers.give_back((planned.request,))
-            elif "calls" in short:
-                self.callers.give_back((planned.request, *lane.requests()))  # used up: the rest waits
-                lane.planned.clear()
-                lane.flows.clear()
-            elif short:  # too dear for what is left; cheaper calls go on
-                self.callers.unsettled.outcomes.append((planned.request, unpaid(short[0])))
-            else:
-                for unit, cost in costs.items():
-                    lane.free[unit] -= cost
-                lane.ready.append(planned)
-        self.callers.let_at(lane)
-
+    # -- settling --------------------------------------------------------------------------
     async def settle(self, now: float) -> None:
         """Write what the callers put down, and what follows from it, in one transaction."""
         taken = self.callers.unsettled
@@ -441,9 +335,3 @@ class Loop:
                 await asyncio.sleep(0.2)
             else:
                 return
-
-
-def _fairly(requests: list[Request]) -> list[Request]:
-    """Put each flow's first request before any flow's second. They come oldest first."""
-    places: dict[int, count[int]] = defaultdict(count)
-    return sorted(requests, key=lambda request: next(places[request.flow]))

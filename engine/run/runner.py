@@ -3,8 +3,8 @@
 Each processor of the queue has a loop of its own (`engine.run.loop`), and all of them share the process's one
 event loop, HTTP client and database thread. Two halves of a run meet in the lanes' hands:
 
-* the **store's** (`engine.run.loop`) looks, feeds, marks and settles for all lanes, a few statements each
-  time round, whatever the number of lanes or rows;
+* the **store's** (`engine.run.loop`, `engine.run.feeding`) looks, feeds, marks and settles for all lanes, a
+  few statements each time round, whatever the number of lanes or rows;
 * the **callers'** (`engine.run.callers`) take what is ready, wait for their slot, call, and put the outcome
   down. Sending never waits for settling.
 """

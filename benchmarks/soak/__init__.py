@@ -1,0 +1,1 @@
+"""R12, everything that goes wrong at once: `make soak`."""
