@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -17,7 +17,7 @@ from django.utils.timezone import now
 from tenants import keys, secrets
 from tenants.api.permissions import SCOPE
 from tenants.errors import ActionRefused
-from tenants.models import ApiKey, IdempotentRequest, Membership, ProviderToken, Tenant
+from tenants.models import ApiKey, Membership, ProviderToken, Tenant
 from tenants.token_settings import SETTINGS, wrong_settings
 
 _SLUG = 70  # leaves room for a number
@@ -189,8 +189,3 @@ def rotate_token_keys() -> Rotation:
         token.save(update_fields=["sealed_secret", "sealed_config"])
         rotated += 1
     return Rotation(rotated, tuple(unreadable))
-
-
-def forget_idempotency_keys(*, older_than: timedelta = timedelta(hours=24)) -> int:
-    """Delete kept answers that are too old to be given again; returns how many."""
-    return IdempotentRequest.objects.filter(created_at__lt=now() - older_than).delete()[0]

@@ -47,10 +47,7 @@ class Entry:
     arguments: tuple[str, ...] = ()
 
 
-_entries: list[Entry] = [
-    Entry("watch", "engine.clock.tasks.watch"),
-    Entry("forget", "engine.clock.tasks.forget", minutes=60),
-]
+_entries: list[Entry] = [Entry("watch", "engine.clock.tasks.watch")]
 
 
 def register_schedule(entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""What django-q2 runs: ticks, heartbeats, the minute's watch, the hour's forgetting."""
+"""What django-q2 runs: ticks, heartbeats, the minute's watch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from engine.watch.alerts import tell_incidents
 from engine.watch.checks import watch_everything
 from engine.watch.guard import guarded
 from engine.watch.heartbeats import write_heartbeat
-from tenants.actions import forget_idempotency_keys
-from tenants.scope import all_tenants
 
 IDLE_SECONDS = 2.0
 """A tick that finds nothing to do makes room for another after this long."""
@@ -52,9 +50,3 @@ def watch() -> None:
     guarded("recovery", recover_lanes, atomic=False)
     guarded("checks", watch_everything, atomic=False)
     guarded("alerts", tell_incidents, atomic=False)
-
-
-def forget() -> int:
-    """Delete the answers that were kept for a day under an `Idempotency-Key`."""
-    with all_tenants():
-        return forget_idempotency_keys()

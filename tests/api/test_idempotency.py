@@ -12,10 +12,9 @@ from django.db import connection
 from django.utils.timezone import now
 from rest_framework.test import APIClient
 
+from engine.actions.retention import purge_by_schedule, purge_history
 from engine.api import ProviderTokenSerializer
-from engine.clock import tasks
 from engine.clock.schedules import schedules
-from tenants.actions import forget_idempotency_keys
 from tenants.api import idempotency
 from tenants.models import IdempotentRequest, ProviderToken, Tenant
 from tenants.scope import all_tenants
@@ -89,9 +88,9 @@ def test_a_key_is_forgotten_after_a_day(api: APIClient) -> None:
     assert other.status_code == 201
     assert count() == 2
     with all_tenants():
-        assert forget_idempotency_keys() == 0
+        assert purge_history()["idempotency keys"] == 0
         IdempotentRequest.objects.update(created_at=kept.created_at - timedelta(hours=25))
-        assert forget_idempotency_keys() == 1
+        assert purge_history()["idempotency keys"] == 1
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
@@ -175,13 +174,13 @@ def someone_waits() -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def test_the_hourly_task_forgets_for_every_tenant(api: APIClient, bolts_api: APIClient) -> None:
+def test_the_hourly_purge_forgets_for_every_tenant(api: APIClient, bolts_api: APIClient) -> None:
     for client in (api, bolts_api):
         client.post(TOKENS, GOOD, headers=KEY)
     with all_tenants():
         IdempotentRequest.objects.update(created_at=now() - timedelta(hours=25))
     api.post(TOKENS, {**GOOD, "label": "fresh"}, headers={"Idempotency-Key": "order-2"})
-    assert tasks.forget() == 2
+    assert purge_by_schedule()["idempotency keys"] == 2
     with all_tenants():
         assert IdempotentRequest.objects.get().key == "order-2"
-    assert any(entry.function == "engine.clock.tasks.forget" for entry in schedules())
+    assert any(entry.function == "engine.actions.retention.purge_by_schedule" for entry in schedules())
