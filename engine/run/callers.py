@@ -43,6 +43,8 @@ WAITABLE_BLOCK = 2.0
 """Up to this many seconds a throttled lane just waits; beyond, its rows go back."""
 LOOK_UP_SECONDS = 0.5
 """A caller that waits for its slot looks up this often: the rate may have changed."""
+SLOWED = 0.9
+"""A pace that falls at once to this part of itself is logged."""
 SILENCE_SECONDS = 0.05
 """Between two looks at a lane whose vendor is silent."""
 
@@ -200,7 +202,10 @@ class Callers:
         """Let the lane, or every lane on its token, wait as long as the vendor says."""
         now, seconds = clock(), throttled.after.total_seconds()
         if throttled.slow_down:
+            before = lane.pacer.rate_now
             lane.pacer.refused(left_at, now)
+            if before and (pace := lane.pacer.rate_now or before) < SLOWED * before:
+                logger.warning("lane slowed", was=round(before, 1), now=round(pace, 1))
         if throttled.scope not in (Scope.LANE, Scope.TOKEN):
             return
         for other in self.sharing(lane, throttled.scope):
@@ -224,6 +229,7 @@ class Callers:
         rest = lane.breaker.broke(number, now)
         if rest is not None:
             lane.block(now + rest)
+            logger.warning("lane rests", seconds=rest, openings=lane.breaker.openings)
             why = f"HTTP {response.status}" if isinstance(response, Reply) else response.reason
             detail = f"the vendor cannot be reached, tried again in {rest:.0f} s: {why}"
             self.unsettled.openings.append(Opening(rest, detail, lane.breaker.openings, lane.id))

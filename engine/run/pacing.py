@@ -8,29 +8,34 @@ rate then meet a refusal now and then. The pacer answers in this order:
 * *Grouped.* After the first stray refusal they leave in groups, four to a second, each at one moment:
   only what comes near the edge of the vendor's second can be miscounted, and groups have few edges: with
   15 ms of jitter at 80/s a sixth of the refusals, or fewer (docs/decisions/0011-requests-and-facts.md).
-* *Giving way.* Each stray refusal, once a second at most, costs 1 % of the rate, which comes back within
-  eight seconds: so about one call in 450 is refused where nothing better can be had.
-* *A lower limit.* Many refusals are news: the most that was let through in any second lately is the vendor's
-  true limit. The pacer stays just under it, and probes above it slowly. A vendor that refuses everything for
-  a moment lets whole seconds through around it, and so teaches nothing.
+* *Giving way.* Each stray refusal, once a second at most, costs 0.9 % of the rate, which comes back within
+  seven seconds: so about one call in 450 is refused where nothing better can be had.
+* *A lower limit.* Many refusals are news: the pace falls to what was let through in any second lately. If
+  each of them came with about as many let through in the second before it, and we had not paused meanwhile,
+  that is the vendor's true limit: the pacer stays just under it, and probes above it slowly. Otherwise it
+  says nothing of limits (a vendor that refuses everything for a moment, a lane that has just been taken), and
+  the pace is back within seconds.
 
 Whatever the event loop does, the guard counts departures: with n allowed, the n-th last is a second old.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from math import ceil, inf
+from statistics import median
 
 SLACK = 0.01
 """How much longer than a second is what counts as one."""
 GROUPS = 4
 """Groups in a second: a group is what may be marked as leaving at a time."""
-GIVE_WAY = 0.99
-COME_BACK = 0.0012
+GIVE_WAY = 0.991
+COME_BACK = 0.0013
 """Of the rate, in a second, after giving way."""
-FAR, FROM_FAR = 0.03, 0.2
-"""Further below than this strays do not keep it: a fifth of the rest comes back in a second."""
+FAR, FROM_FAR, FAR_AFTER = 0.03, 0.5, 2.5
+"""Further below than this strays do not keep it: half of the rest comes back in a second, once a pace that
+was learnt has been kept for so many seconds."""
 NEWS_SECONDS, NEWS_SHARE, NEWS_FEWEST = 3.0, 0.02, 4
 """Refusals of so many seconds are news from this share, and this number, on."""
 BURST, BURST_SECONDS = 8, 0.5
@@ -40,6 +45,11 @@ UNDER = 0.98
 PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 30.0
 """After so many quiet seconds the remembered limit is tried 2 % higher; each time in vain, half as often. At
 its most seldom a probe costs two calls in a thousand."""
+TOGETHER = 0.03
+"""Calls that leave within so many seconds may arrive in any order."""
+PAUSE, LIKE_A_LIMIT = 0.5, 0.9
+"""Refusals tell a limit only after a second in which we never paused for so many seconds, and if they came
+with this part of the most, or more, let through in the second before each."""
 MOST_STEP = 1.2
 """Each probe that nobody refuses makes the next step as large again: what a burst taught was no limit."""
 
@@ -145,10 +155,12 @@ class Pacer:
     # -- what the vendor says --------------------------------------------------------------
     def refused(self, left_at: float, now: float) -> None:
         """Note that the vendor refused a call that left at `left_at` as one too many."""
-        if self.rate_now is None or self.rate is None or left_at < self._learnt_at:
+        if self.rate_now is None or self.rate is None:
+            return
+        self._refused.append(left_at)
+        if left_at < self._learnt_at:
             return  # on its way already when a lower limit was learnt
         refusals = self._refusals
-        self._refused.append(left_at)
         refusals.append(now)
         while refusals[0] < now - NEWS_SECONDS:
             refusals.popleft()
@@ -180,43 +192,63 @@ class Pacer:
         self._gave_way_at = self._came_back_at = now
 
     def _learn_limit(self, now: float) -> None:
-        """Remember what was let through in a second, and come back to just under it."""
+        """Come back to just under what was let through in a second; remember it where it must be a limit."""
         assert self.rate is not None
         assert self.rate_now is not None
         before = self.rate_now
-        limit = max(float(self._let_through()), before / 2)  # half at the least: one odd second says little
-        self.refused_rate = limit if limit < self.rate else None
+        through, is_limit = self._let_through()
+        limit = max(float(through), before / 2)  # half at the least, and then once more
+        if is_limit and through >= before / 2:
+            self.refused_rate = limit if limit < self.rate else None
+            self._probed_at, self._probe_every, self._probe_step = now, PROBE_EVERY, PROBE_STEP
+            self._probing, self._in_vain = False, 0.0
         self._give_way(min(limit * UNDER, before * GIVE_WAY), now)
-        self._learnt_at = self._probed_at = now
-        self._probe_every, self._probe_step = PROBE_EVERY, PROBE_STEP
-        self._probing, self._in_vain = False, 0.0
+        self._learnt_at = now
         self._refusals.clear()
         if self.rate_now < 0.9 * before:
             self._left, self._next = 0, max(self._next, now + 1.0)  # the vendor's second empties meanwhile
             self.epoch += 1
 
-    def _let_through(self) -> int:
-        """Count the most calls that the vendor let through in any one second lately.
+    def _let_through(self) -> tuple[int, bool]:
+        """Count the most calls that the vendor let through in any one second lately, and judge: a limit?
 
-        Of calls that left after the last one known to be refused, nobody knows yet.
+        It is one when calls had left without a pause for a second, and each refusal came with about as many
+        let through in the second before it. Of calls that left when the last one known to be refused did, or
+        later, nobody knows yet.
         """
         refused, last = self._refused, self._refused[-1]
         while refused[0] < self._departed[0]:
             refused.popleft()
         gone = Counter(refused)
-        window: deque[float] = deque()
-        most = 0
+        through: list[float] = []
         for at in self._departed:
-            if at > last:
+            if at > last - TOGETHER:
                 break
             if gone[at]:
                 gone[at] -= 1
-                continue
-            window.append(at)
-            while window[0] <= at - 1.0:
-                window.popleft()
-            most = max(most, len(window))
-        return most
+            else:
+                through.append(at)
+
+        def in_second(until: float) -> int:
+            return bisect_right(through, until) - bisect_right(through, until - 1.0)
+
+        most = max(map(in_second, through), default=0)
+        at_refusals = median(in_second(at + TOGETHER) for at in refused)
+        return most, self._steady(last) and at_refusals >= LIKE_A_LIMIT * most
+
+    def _steady(self, until: float) -> bool:
+        """Say whether calls left without a pause in the second before."""
+        assert self.rate_now is not None
+        apart = (self._allowed / GROUPS if self.grouped else 1) / self.rate_now
+        longest, later = max(PAUSE, 2 * apart), until
+        for at in reversed(self._departed):
+            if at <= until:
+                if later - at > longest:
+                    return False
+                if at <= until - 1.0:
+                    return True
+                later = at
+        return False
 
     def _probe_in_vain(self, now: float) -> None:
         """Go back to the limit that was remembered before the probe, and probe less often."""
@@ -245,7 +277,7 @@ class Pacer:
             self.rate_now = max(self.rate_now, (self.refused_rate or self.rate) * UNDER)
         most = self.rate if self.refused_rate is None else self.refused_rate * UNDER
         seconds = max(0.0, now - self._came_back_at)
-        far = max(0.0, most * (1 - FAR) - self.rate_now)
+        far = max(0.0, most * (1 - FAR) - self.rate_now) if now - self._learnt_at >= FAR_AFTER else 0.0
         step = self.rate * COME_BACK * seconds + far * min(1.0, FROM_FAR * seconds)
         self.rate_now = max(self.rate_now, min(most, self.rate_now + step))
         self._came_back_at = now

@@ -37,6 +37,9 @@ class World:
     jitter: Callable[[], float]
     answer_seconds: float = 0.15
     closed: Callable[[float], bool] = lambda at: False
+    deaths: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # of the holder, until the next one goes on
     departed: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     let_through: list[float] = field(default_factory=list)
@@ -44,9 +47,21 @@ class World:
     def drive(self, pacer: Pacer, seconds: float) -> None:
         events: list[tuple[float, bool, float]] = []  # when, whether it is an answer, when the call left
         window: deque[float] = deque()
-        now, next_recovery = 0.0, 1.0
+        now, next_recovery, born = 0.0, 1.0, 0.0
         slot, epoch = pacer.reserve(0.0), pacer.epoch
+        deaths = deque(self.deaths)
         while now < seconds:
+            if deaths and deaths[0][0] <= now:
+                _, born = deaths.popleft()
+                rate_now, refused_rate = pacer.rate_now, pacer.refused_rate
+                pacer = Pacer(
+                    pacer.rate,
+                    start=born,
+                    rate_now=rate_now,
+                    refused_rate=refused_rate,
+                    grouped=pacer.grouped,
+                )
+                slot, epoch = pacer.reserve(born), pacer.epoch
             if pacer.epoch != epoch:
                 slot, epoch = pacer.reserve(now), pacer.epoch
             now = max(now, min(slot, events[0][0] if events else slot, next_recovery))
@@ -56,7 +71,8 @@ class World:
             elif events and events[0][0] <= now:
                 at, is_answer, left_at = heapq.heappop(events)
                 if is_answer:
-                    pacer.refused(left_at, at)
+                    if left_at >= born:
+                        pacer.refused(left_at, at)
                     continue
                 while window and window[0] <= at - 1.0:
                     window.popleft()
@@ -197,6 +213,25 @@ def test_bursts_of_refusals_teach_no_limit_however_often_they_come(rate: int) ->
     world.drive(Pacer(rate, start=0.0), 600)
 
     shares = [world.share(start + 24, since=start + 8) for start in range(0, 600, 60)]
+    assert min(shares) >= 0.95, f"in the calm parts: {shares}"
+
+
+@pytest.mark.parametrize("rate", [10, 80])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_nor_do_they_where_holders_die_meanwhile(rate: int, seed: int) -> None:
+    """A lane that has just been taken has sent too little in the last second to tell a limit by."""
+    random.seed(seed)
+    deaths = [
+        (start + at, start + at + 3.5)
+        for start in range(0, 600, 60)
+        for at in (24.0, 29.5, 36.0, 41.3, 47.1, 53.0)
+    ]
+    world = World(
+        rate, JITTER["up to 15 ms"], closed=lambda at: at % 60 >= 24 and at % 3 < 0.3, deaths=deaths
+    )
+    world.drive(Pacer(rate, start=0.0), 600)
+
+    shares = [world.share(start + 24, since=start + 5) for start in range(60, 600, 60)]
     assert min(shares) >= 0.95, f"in the calm parts: {shares}"
 
 
