@@ -22,6 +22,9 @@ log = structlog.stdlib.get_logger("turnout.retention")
 
 CHUNK: Final = 2000
 SCHEDULED_SECONDS: Final = 40.0  # a scheduled purge goes on where it stopped an hour later
+SLOT_PAST: Final = """slot < %s AND slot < (
+    SELECT engine_allowance_opens(a."window", a.timezone) FROM engine_allowance AS a
+     WHERE a.id = allowance_id)"""
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,6 +51,7 @@ def rules() -> list[Kept]:
         ),
         Kept("runs", "engine_run", "state <> 'running' AND started_at < %s", "id", 90),
         Kept("ended incidents", "engine_incident", "ended_at < %s", "id", 180),
+        Kept("spending", "engine_allowanceuse", SLOT_PAST, "slot", 2),
         Kept("idempotency keys", "tenants_idempotentrequest", "created_at < %s", "created_at", 1),
     ]
 

@@ -90,11 +90,6 @@ _CORRECT = """
     SELECT id, engine_allowance_slot("window", timezone), 0, missing FROM said WHERE missing > 0
     ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET spent = u.spent + excluded.spent"""
 
-_FORGET = """
-    DELETE FROM engine_allowanceuse AS u USING engine_allowance AS a
-     WHERE a.id = u.allowance_id
-       AND u.slot < engine_allowance_opens(a."window", a.timezone) - interval '2 days'"""
-
 
 @dataclass(slots=True, frozen=True)
 class Spent:
@@ -188,8 +183,3 @@ def correct(db: Cursor[Any], usages: Mapping[tuple[int, str], Usage]) -> None:
             ],
         },
     )
-
-
-def forget(db: Cursor[Any]) -> int:
-    """Delete slots that no window reaches any more."""
-    return db.execute(_FORGET).rowcount

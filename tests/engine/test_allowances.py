@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from engine.models import Allowance, AllowanceHold, AllowanceUse, Lane
@@ -305,3 +305,17 @@ def test_the_next_call_is_said_to_be_possible_when_the_oldest_has_left_the_windo
         db.execute("SELECT extract(epoch FROM resets_at - now()) / 60 FROM engine_allowanceleft")
         (minutes,) = db.fetchone()
     assert 19 <= minutes <= 22
+
+
+def test_a_time_zone_that_nobody_knows_is_kept_out(make_lane: MakeLane) -> None:
+    """It would raise where every tenant's requests are looked for."""
+    lane = make_lane(Letters)
+    with pytest.raises(IntegrityError, match="allowance_timezone_known"), transaction.atomic():
+        Allowance.objects.create(
+            tenant=lane.tenant,
+            token=lane.token,
+            limit=1,
+            unit="calls",
+            window="calendar_day",
+            timezone="Mars",
+        )

@@ -12,13 +12,15 @@ from django.utils.timezone import now
 
 from engine.actions.retention import purge_by_schedule, purge_history
 from engine.inbox.receipts import MOST_ATTEMPTS
-from engine.models import Incident, Receipt, Run
+from engine.models import Allowance, AllowanceUse, Incident, Receipt, Run
 from tenants.models import IdempotentRequest, Tenant
 from tenants.scope import all_tenants
+from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LEFT = {"kept"}
+KEPT, OLD_USE = 0, 1  # as whose spending they are written
 
 
 def ago(days: float) -> Any:
@@ -49,6 +51,17 @@ def history() -> Iterator[None]:
             for kept, days in (("kept", 0.9), ("old", 1.1)):
                 request = IdempotentRequest.objects.create(tenant=tenant, key=kept, fingerprint="")
                 IdempotentRequest.objects.filter(pk=request.pk).update(created_at=ago(days))
+            token = factories.ProviderTokenFactory(tenant=tenant)
+            first = now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            for window, kept_slot, old_slot in (
+                ("hour", ago(1.9), ago(2.1)),
+                ("calendar_month", first, ago(33)),
+            ):
+                allowance = Allowance.objects.create(
+                    tenant=tenant, token=token, limit=1, window=window, unit=window
+                )
+                for tenant_id, slot in ((KEPT, kept_slot), (OLD_USE, old_slot)):
+                    AllowanceUse.objects.create(allowance=allowance, tenant_id=tenant_id, slot=slot, spent=1)
         for kept, days, state in (("kept", 89, "done"), ("old", 91, "failed"), ("kept", 91, "running")):
             Run.objects.create(queue=kept, process="x", started_at=ago(days), state=state)
         yield
@@ -59,6 +72,7 @@ OLD = {
     "webhooks given up on": 2,
     "runs": 1,
     "ended incidents": 2,
+    "spending": 4,
     "idempotency keys": 2,
     "partitions": 0,
 }
@@ -74,6 +88,7 @@ def left() -> list[tuple[int, set[str]]]:
 def test_what_is_older_than_it_is_kept_goes_and_nothing_else(history: None) -> None:
     assert purge_history() == OLD
     assert left() == [(6, LEFT), (2, LEFT), (4, LEFT), (2, LEFT)]
+    assert set(AllowanceUse.objects.values_list("tenant_id", flat=True)) == {KEPT}
     assert set(purge_history().values()) == {0}
 
 
