@@ -16,15 +16,14 @@ from django.http.response import HttpResponse, HttpResponseBase
 from django.urls import reverse
 from django.utils.timezone import now
 
-from engine.models import Heartbeat, Incident, Lane, Receipt, Run
+from config.queues import CAP, depth
+from engine.models import Heartbeat, Incident, Lane, Run
 from engine.processor.registry import all_queues
 from engine.querysets import NEAR
 from messaging.models import Broadcast, Message, MessageTally
 from tenants.admin_roles import Role, role_of
-from tenants.scope import ALL, current_scope
 
 LIVE = (Broadcast.State.RUNNING, Broadcast.State.PAUSED)
-DEPTH_CAP = 10_000
 STALE_HEARTBEAT = timedelta(minutes=3)
 
 
@@ -192,17 +191,17 @@ def last_day() -> dict[str, int]:
 
 
 def queues() -> list[dict[str, Any]]:
-    """One row per queue: what it holds, since when, and what its last run did."""
+    """One row per queue: how much is due, since when, and what its last run did."""
     found = []
     for queue in all_queues():
-        depth, oldest = _depth(queue)
+        due = depth(queue)
         run = Run.objects.filter(queue=queue).order_by("-id").first()
         found.append(
             {
                 "queue": queue,
-                "depth": depth if depth is not None else (run.queue_after if run else 0),
-                "capped": depth is not None and depth >= DEPTH_CAP and queue == "events",
-                "oldest": oldest and oldest.isoformat(),
+                "depth": due.waiting,
+                "capped": due.waiting >= CAP,
+                "oldest": due.waiting and (now() - timedelta(seconds=due.oldest_due_seconds)).isoformat(),
                 "run": run
                 and {
                     "state": run.state,
@@ -246,40 +245,3 @@ def clusters() -> list[dict[str, Any]]:
         {"name": row.cluster, "at": row.beat_at.isoformat(), "alive": at - row.beat_at < STALE_HEARTBEAT}
         for row in Heartbeat.objects.order_by("cluster")[:20]
     ]
-
-
-def _depth(queue: str) -> tuple[int | None, Any]:
-    """Count a queue's open rows and find the oldest due one; (None, None) if only its runs know."""
-    if queue == "events":
-        waiting = Receipt.objects.filter(applied_at=None).order_by("due_at", "id")
-        first = waiting.values_list("received_at", flat=True).first()
-        return waiting.order_by()[:DEPTH_CAP].count(), first
-    if queue == "messaging":
-        return _messaging_depth()
-    return None, None
-
-
-def _messaging_depth() -> tuple[int, Any]:
-    """From the tallies of the steps under way, and one look into the claim's index for each of them."""
-    scope = current_scope()
-    mine = "" if scope == ALL else "AND b.tenant_id = %(tenant)s"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT coalesce(sum(open.n), 0), min(first.due_at)
-              FROM messaging_broadcast b
-              JOIN messaging_sender sender ON sender.id = b.sender_id
-              JOIN messaging_broadcaststep step ON step.broadcast_id = b.id AND step.state = 'running'
-              CROSS JOIN LATERAL (
-                    SELECT sum(n) AS n FROM messaging_messagetally t
-                     WHERE t.broadcast_id = b.id AND t.state IN ('queued', 'claimed', 'sending')) open
-              LEFT JOIN LATERAL (
-                    SELECT due_at FROM messaging_message m
-                     WHERE m.state = 'queued' AND m.lane_id = sender.lane_id AND m.step_id = step.id
-                     ORDER BY due_at LIMIT 1) first ON true
-             WHERE b.state = 'running' {mine}
-            """,
-            {"tenant": scope},
-        )
-        depth, oldest = cursor.fetchone()
-    return int(depth), oldest

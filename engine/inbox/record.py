@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,10 +9,9 @@ from typing import Final
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
-from django.utils import timezone
 
-from engine.models import Run
-from engine.processor.counts import ADDED, Counts
+from engine.processor.counts import Counts
+from engine.store.runs import close_run, open_run, write_run
 
 logger = structlog.get_logger(__name__)
 
@@ -40,18 +37,14 @@ class RunRecord:
 
     def open(self) -> None:
         """Write the row."""
-        self.run = Run.objects.create(
-            queue=self.queue,
-            processor=self.processor,
-            process=f"{socket.gethostname()}:{os.getpid()}",
-            queue_before=self.waiting(),
-        ).pk
+        self.run = open_run(queue=self.queue, processor=self.processor, waiting=self.waiting())
 
     def beat(self) -> None:
         """Write the counts so far, once a second at most."""
         if time.monotonic() - self._beat_at >= BEAT_SECONDS:
             self._beat_at = time.monotonic()
-            self._write()
+            assert self.run is not None
+            write_run(self.run, self.report)
 
     def __enter__(self) -> RunRecord:
         return self
@@ -65,22 +58,17 @@ class RunRecord:
         if self.run is not None:
             ended = error is None or interrupted  # being asked to stop is no failure, as for `Runner`
             try:
-                self._close(Run.State.DONE if ended else Run.State.FAILED, "" if ended else _say(error))
+                self._close(self.run, "" if ended else _say(error))
             except (DatabaseError, InterfaceError) as away:
                 logger.warning("run not closed", run=self.run, error=str(away).strip())
         return interrupted
 
-    def _close(self, state: str, error: str) -> None:
+    def _close(self, run: int, error: str) -> None:
         try:
-            self._write(state=state, error=error, ended_at=timezone.now(), queue_after=self.waiting())
+            close_run(run, self.report, error=error, left=self.waiting())
         except (DatabaseError, InterfaceError):  # it broke off in mid-statement: once more, connected anew
             connection.close()
-            self._write(state=state, error=error, ended_at=timezone.now(), queue_after=self.waiting())
-
-    def _write(self, **changes: object) -> None:
-        counts = {name: getattr(self.report, name) for name in ("batch_size", *ADDED)}
-        assert self.run is not None
-        Run.objects.filter(pk=self.run).update(beat_at=timezone.now(), **counts, **changes)
+            close_run(run, self.report, error=error, left=self.waiting())
 
 
 def _say(error: BaseException | None) -> str:

@@ -42,6 +42,32 @@ class Want:
     rows: int
 
 
+def skip_scan(processor: Processor) -> str:
+    """A statement's beginning that finds (lane_id, flow, due_at): every flow with queued rows, and its first.
+
+    It reads one row of the due index for each flow, so what is due later (retries, recurring requests:
+    possibly millions) is not read.
+    """
+    table, flow = processor.model._meta.db_table, processor.flow
+    return f"""
+        WITH RECURSIVE found AS (
+            (SELECT lane_id, {flow} AS flow, due_at FROM {table}
+              WHERE state = 'queued' ORDER BY lane_id, {flow}, due_at LIMIT 1)
+            UNION ALL
+            SELECT next.* FROM found CROSS JOIN LATERAL (
+                SELECT lane_id, {flow}, due_at FROM {table}
+                 WHERE state = 'queued' AND (lane_id, {flow}) > (found.lane_id, found.flow)
+                 ORDER BY lane_id, {flow}, due_at LIMIT 1) AS next
+        )"""
+
+
+def runnable(processor: Processor, flow: str) -> str:
+    """A condition on a flow's column: the application lets it run, and nobody holds it."""
+    return f"""{processor.runnable.format(flow=flow)}
+        AND NOT EXISTS (SELECT FROM engine_flowhold AS h
+                         WHERE h.processor = '{processor.name}' AND h.flow = {flow})"""
+
+
 class Claims:
     """A processor's statements, written once from its table and columns."""
 
@@ -52,9 +78,7 @@ class Claims:
         in_doubt = processor.stale is Stale.IN_DOUBT
 
         def may_run(column: str) -> str:
-            return f"""{processor.runnable.format(flow=column)}
-               AND NOT EXISTS (SELECT FROM engine_flowhold AS h
-                                WHERE h.processor = '{processor.name}' AND h.flow = {column})"""
+            return runnable(processor, column)
 
         def locked(which: str) -> str:
             return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
@@ -66,18 +90,7 @@ class Claims:
             " AND id <> ALL(%(ids)s::bigint[])"
         )
 
-        # Every flow with queued rows, by a skip scan of the due index.
-        found = f"""
-            WITH RECURSIVE found AS (
-                (SELECT lane_id, {flow} AS flow, due_at FROM {table}
-                  WHERE state = 'queued' ORDER BY lane_id, {flow}, due_at LIMIT 1)
-                UNION ALL
-                SELECT next.* FROM found CROSS JOIN LATERAL (
-                    SELECT lane_id, {flow}, due_at FROM {table}
-                     WHERE state = 'queued' AND (lane_id, {flow}) > (found.lane_id, found.flow)
-                     ORDER BY lane_id, {flow}, due_at LIMIT 1) AS next
-            )"""
-        self._flows = f"""{found}
+        self._flows = f"""{skip_scan(processor)}
             SELECT found.lane_id, found.flow, ({processor.flow_rank.format(flow="found.flow")})::int,
                    extract(epoch FROM greatest(found.due_at, l.open_until, (
                        SELECT max(coalesce(a.resets_at, now())) FROM engine_allowanceleft AS a

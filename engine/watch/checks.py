@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from zoneinfo import ZoneInfo
 
 import structlog
 from django.db import DatabaseError, connection, transaction
@@ -20,6 +19,7 @@ from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Allowance, FlowHold, Incident, Lane, Receipt, Run
 from engine.processor.registry import all_queues
 from engine.store.holds import FAULT, scope_of
+from engine.store.spent import spent
 from engine.watch.depth import depth_of
 from engine.watch.guard import guarded
 from engine.watch.heartbeats import silent_clusters
@@ -137,44 +137,17 @@ def long_queue() -> Iterable[Finding]:
 
 
 def near_allowance() -> Iterable[Finding]:
-    """Over 80 % of an allowance was spent in the window that ends now, or in the vendor's day or month."""
+    """Over 80 % of an allowance is spent in the window that ends now, or in the vendor's day or month."""
     allowances = list(Allowance.objects.filter(limit__gt=0).select_related("token"))
-    spent = _spent_since({allowance.pk: _window_start(allowance) for allowance in allowances})
+    use = spent([allowance.pk for allowance in allowances])
     for allowance in allowances:
-        used = spent.get(allowance.pk, 0)
+        used = use[allowance.pk].used
         if used >= allowance.limit * NEAR_ALLOWANCE:
             summary = (
                 f"{allowance.token.label}: {used:,} of {allowance.limit:,} {allowance.unit} used in "
                 f"{allowance.get_window_display()}"
             )
             yield Finding(f"allowance:{allowance.pk}", summary, allowance.tenant_id)
-
-
-def _window_start(allowance: Allowance) -> datetime:
-    now = timezone.now()
-    match allowance.window:
-        case Allowance.Window.HOUR:
-            return now - timedelta(hours=1)
-        case Allowance.Window.DAY:
-            return now - timedelta(days=1)
-    try:
-        local = now.astimezone(ZoneInfo(allowance.timezone))
-    except (KeyError, ValueError):  # no such zone: UTC is off by hours, and stops nobody's check
-        local = now
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight if allowance.window == Allowance.Window.CALENDAR_DAY else midnight.replace(day=1)
-
-
-def _spent_since(starts: dict[int, datetime]) -> dict[int, int]:
-    """Add up what was spent of each allowance since its moment: {allowance: units}."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT u.allowance_id, sum(u.spent)"
-            "  FROM unnest(%s::bigint[], %s::timestamptz[]) AS a(id, since)"
-            "  JOIN engine_allowanceuse AS u ON u.allowance_id = a.id AND u.slot >= a.since GROUP BY 1",
-            [list(starts), list(starts.values())],
-        )
-        return dict(cursor.fetchall())
 
 
 def held_lane() -> Iterable[Finding]:

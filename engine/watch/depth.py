@@ -12,6 +12,7 @@ from engine.inbox.receipts import MOST_ATTEMPTS
 from engine.models import Receipt
 from engine.processor.contract import Processor
 from engine.processor.registry import processors_of
+from engine.store.claims import runnable, skip_scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,8 @@ class Depth:
     oldest_due_seconds: float
 
 
-# A skip scan finds the flows, so that what is due later (retries, recurring requests: possibly millions)
-# is not read; then each flow's due rows are read from the same index, until the bound is reached.
-_DUE: Final = """
-    WITH RECURSIVE found AS (
-        (SELECT lane_id, {flow} AS flow, due_at FROM {table}
-          WHERE state = 'queued' ORDER BY lane_id, {flow}, due_at LIMIT 1)
-        UNION ALL
-        SELECT next.* FROM found CROSS JOIN LATERAL (
-            SELECT lane_id, {flow}, due_at FROM {table}
-             WHERE state = 'queued' AND (lane_id, {flow}) > (found.lane_id, found.flow)
-             ORDER BY lane_id, {flow}, due_at LIMIT 1) AS next
-    ), runnable AS (
+# Each flow's due rows are read from the index that the flows are found by, until the bound is reached.
+_DUE: Final = """{found}, runnable AS (
         SELECT found.* FROM found JOIN engine_lane AS l ON l.id = found.lane_id AND l.paused_at IS NULL
          WHERE found.due_at <= now() AND {runnable}
     )
@@ -60,7 +51,8 @@ def _due(processor: Processor, most: int) -> tuple[int, float]:
     statement = _DUE.format(
         table=processor.model._meta.db_table,
         flow=processor.flow,
-        runnable=processor.runnable.format(flow="found.flow"),
+        found=skip_scan(processor),
+        runnable=runnable(processor, "found.flow"),
     )
     with connection.cursor() as cursor:
         cursor.execute(statement, {"most": most})

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from engine.inbox.receipts import MOST_ATTEMPTS
-from engine.models import Lane, Receipt
+from engine.models import FlowHold, Lane, Receipt
 from engine.processor import registry
 from engine.processor.registry import register_processor
 from engine.watch.depth import depth_of
@@ -49,6 +49,11 @@ def test_what_cannot_be_claimed_now_is_not_counted(make_lane: MakeLane) -> None:
     letters(make_lane(Letters, "later"), 4, due_at=later)
     letters(make_lane(Letters, "stopped"), 4)
     letters(make_lane(Letters, "held", paused_at=timezone.now()), 4)
+    broken = make_lane(Letters, "broken")
+    letters(broken, 4)
+    FlowHold.objects.create(
+        tenant=broken.tenant, processor="letters", flow=broken.tenant_id, reason="fault", detail="odd"
+    )
     some = make_lane(Letters, "some")
     letters(some, 4, state="sending")
     letters(some, 4, state="done")
