@@ -1,17 +1,17 @@
 """Rest a lane whose vendor cannot be reached, and let one call out at a time to see.
 
 A vendor that refuses connections costs attempts, one that hangs costs doubt: so the first sign of silence
-stops departures, ten broken calls in a row end them, each rest is three times as long as the one before, and
-after it one call goes out, then two, then four, as long as they are answered. Of a vendor that answers some
-calls and breaks others, a single broken one says little: as many in a row as may be under way end it again.
+stops departures, ten broken calls in a row end them, the rests grow, and after each one call goes out, then
+two, then four, as long as they are answered. One call that nobody answers is enough to rest again. Of one
+that breaks at once (a reset, a 500) nobody knows: it takes two in a row, or as many as may be under way.
 """
 
 from __future__ import annotations
 
 BREAKS_AFTER = 10
 """Calls in a row that never reached the vendor, or found it broken."""
-FIRST_REST, LONGEST_REST, GROWTH = 5.0, 900.0, 3.0
-"""Seconds, and how much longer each rest is. A vendor that is away for an hour is asked eight times."""
+RESTS = (5.0, 5.0, 15.0, 60.0, 240.0, 900.0)
+"""Seconds, one rest after the other; the last goes on. One that hangs for an hour is asked nine times."""
 FEWEST_PATIENCE, PATIENCE = 1.0, 6.0
 """Silence is no answer at all for so many seconds, and for so many times what an answer takes."""
 
@@ -50,7 +50,11 @@ class Breaker:
         if not self._in_flight:
             return False
         since = max(next(iter(self._in_flight.values())), self._heard_at)
-        return now - since > max(FEWEST_PATIENCE, PATIENCE * self.answer_seconds)
+        return now - since > self._patience
+
+    @property
+    def _patience(self) -> float:
+        return max(FEWEST_PATIENCE, PATIENCE * self.answer_seconds)
 
     @property
     def full(self) -> bool:
@@ -75,9 +79,11 @@ class Breaker:
         if left_at < self._opened_at:
             return None  # on its way already when we began to rest
         self._broken += 1
-        if self._broken < min(self.at_once or BREAKS_AFTER, BREAKS_AFTER):
+        hung = now - left_at > self._patience
+        at_once = self.at_once or BREAKS_AFTER
+        if self._broken < min(max(at_once, 1 if hung else 2), BREAKS_AFTER):
             return None
-        rest: float = min(FIRST_REST * GROWTH**self.openings, LONGEST_REST)
+        rest = RESTS[min(self.openings, len(RESTS) - 1)]
         self._broken = 0
         self._opened_at = now
         self.openings = min(self.openings + 1, 30)

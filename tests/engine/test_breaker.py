@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from engine.models import Lane
-from engine.run.breaker import BREAKS_AFTER, FIRST_REST, LONGEST_REST, Breaker
+from engine.run.breaker import BREAKS_AFTER, RESTS, Breaker
 from tests.engine.conftest import MakeLane
 from tests.engine.queues import Letter, Letters, work
 from tests.engine.vendor import Vendor
@@ -23,21 +23,30 @@ def test_ten_in_a_row_open_it_and_what_was_on_its_way_says_nothing_more() -> Non
         breaker.left(n, 0.0)
     for n in range(BREAKS_AFTER - 1):
         assert breaker.broke(n, 1.0) is None
-    assert breaker.broke(20, 1.0) == FIRST_REST
+    assert breaker.broke(20, 1.0) == RESTS[0]
     assert [breaker.broke(n, 1.1) for n in range(30, 100)] == [None] * 70
     assert (breaker.openings, breaker.at_once) == (1, 1)
 
 
-def test_each_rest_is_three_times_as_long_and_one_call_is_enough_to_see() -> None:
+def test_rests_grow_and_one_call_that_hangs_is_enough_to_see() -> None:
     breaker = Breaker(openings=1)
     rests: list[float] = []
     for n in range(10):
-        breaker.left(n, float(n))
-        rests.append(breaker.broke(n, n + 0.5) or 0.0)
-    assert rests[:3] == [3 * FIRST_REST, 9 * FIRST_REST, 27 * FIRST_REST]
-    assert rests[-1] == LONGEST_REST
+        breaker.left(n, 10.0 * n)
+        rests.append(breaker.broke(n, 10.0 * n + 5.0) or 0.0)
+    assert rests == sorted(rests)
+    assert rests[:2] == [*RESTS[1:3]]
+    assert rests[-1] == RESTS[-1] == 900.0
     asked = sum(1 for n in range(len(rests)) if sum(rests[:n]) < 3600)
     assert asked <= 8, "at most a handful of calls are risked in an hour"
+
+
+def test_a_call_that_breaks_at_once_is_not_taken_for_a_vendor_that_hangs() -> None:
+    breaker = Breaker(openings=1)
+    breaker.left(1, 0.0)
+    assert breaker.broke(1, 0.1) is None
+    breaker.left(2, 1.0)
+    assert breaker.broke(2, 1.1) == RESTS[1]
 
 
 def test_after_a_rest_one_call_goes_out_then_twice_as_many() -> None:
@@ -59,13 +68,11 @@ def test_after_a_rest_one_call_goes_out_then_twice_as_many() -> None:
 
 
 def test_a_vendor_that_breaks_some_calls_and_answers_most_is_come_back_to() -> None:
-    """A fifth of the calls break, as in a bad hour; one at a time each would begin a longer rest."""
+    """A fifth of the calls break at once, as in a bad hour; each alone would begin a longer rest."""
     dice = random.Random(5)
     rests = []
     for _ in range(200):
         breaker, number = Breaker(openings=1), 0
-        breaker.left(number, 0.0)
-        breaker.answered(number, 0.1, 0.1, most=40)  # it is there again
         while breaker.at_once is not None and breaker.openings == 1:
             number += 1
             breaker.left(number, number)
