@@ -84,7 +84,10 @@ class Claims:
             return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"
 
         free = locked("id = ANY(%(ids)s::bigint[])")
-        left_behind = locked("lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')")
+        left_behind = locked(
+            "lane_id = ANY(%(lanes)s::bigint[]) AND state IN ('claimed', 'sending')"
+            " AND run IS DISTINCT FROM (SELECT holder FROM engine_lane AS l WHERE l.id = lane_id)"
+        )
         unknown = locked(
             "lane_id = ANY(%(lanes)s::bigint[]) AND state = 'claimed' AND run = %(run)s"
             " AND id <> ALL(%(ids)s::bigint[])"
@@ -229,10 +232,10 @@ class Claims:
         db.execute(self._wait_for, {"id": row}, prepare=True)
 
     def recover(self, db: Cursor[Any], *, lanes: Sequence[int]) -> tuple[int, int]:
-        """See to the rows that dead runners left on these lanes. Returns (given back, in doubt).
+        """See to rows in hand of runs that do not hold these lanes any more. Returns (given back, in doubt).
 
-        Only for lanes that were just taken, or whose lease is held by nobody and locked. A row that somebody
-        holds is left to the minute's tick (`find_strays`).
+        Only for lanes that were just taken or are locked. A row that somebody holds is left to the minute's
+        tick (`find_strays`).
         """
         states = [row[0] for row in db.execute(self._recover, {"lanes": list(lanes)}, prepare=True)]
         return states.count("queued"), states.count("in_doubt")

@@ -23,7 +23,7 @@ def free_dead(processor: Processor, *, run: int | None = None) -> tuple[int, int
 
 
 def find_strays(processor: Processor) -> tuple[int, int]:
-    """See to rows in hand on lanes that nobody holds. Returns (given back, in doubt).
+    """See to rows in hand of runs that do not hold their lane any more. Returns (given back, in doubt).
 
     The lanes are locked meanwhile, so that nobody takes them and claims.
     """
@@ -33,9 +33,10 @@ def find_strays(processor: Processor) -> tuple[int, int]:
         row[0]
         for row in db.execute(
             f"""SELECT l.id FROM engine_lane AS l
-                 WHERE l.processor = %(processor)s AND l.holder IS NULL
+                 WHERE l.processor = %(processor)s
                    AND EXISTS (SELECT FROM {table} AS m
-                                WHERE m.lane_id = l.id AND m.state IN ('claimed', 'sending'))
+                                WHERE m.lane_id = l.id AND m.state IN ('claimed', 'sending')
+                                  AND m.run IS DISTINCT FROM l.holder)
                  ORDER BY l.id FOR UPDATE OF l SKIP LOCKED""",
             {"processor": processor.name},
         )

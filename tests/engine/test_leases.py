@@ -262,6 +262,23 @@ def test_the_minute_finds_rows_in_nobodys_hands(
     assert Letter.objects.exclude(in_doubt_at=None).count() == 1, "the doubt has a beginning"
 
 
+def test_the_minute_finds_what_a_dead_run_left_on_a_lane_that_another_holds(
+    make_lane: MakeLane, registered: Callable[[Letters], None]
+) -> None:
+    """Somebody held the row while the lane changed hands, and the lane is never free again."""
+    registered(LETTERS)
+    lane = make_lane(Letters)
+    letters(lane, 2, state="sending", run=1)
+    letters(lane, 1, state="claimed", run=1)
+    acquire(lane, run=2)
+    (mine,) = letters(lane, 1, state="sending", run=2)
+
+    assert recover_lanes() == (1, 2)
+
+    mine.refresh_from_db()
+    assert (mine.state, mine.run) == ("sending", 2)
+
+
 def test_a_lane_taken_by_a_commit_that_nobody_acknowledged_is_taken_again(make_lane: MakeLane) -> None:
     lane = make_lane(Letters)
     acquire(lane, run=1)
