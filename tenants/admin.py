@@ -239,7 +239,7 @@ class ProviderTokenAdmin(TenantModelAdmin):
         if secret := form.cleaned_data["secret"]:
             obj.secret = secret
             obj.last_error = ""
-            form.changed_data += ["sealed_secret", "last_error"]
+            form.changed_data += ["sealed_secret", "retired_at", "last_error"]
         if "config" in form.changed_data:
             form.changed_data.append("sealed_config")
         super().save_model(request, obj, form, change)

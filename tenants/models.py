@@ -157,6 +157,9 @@ class ProviderToken(TenantOrPlatformOwned):
     )
     expires_at = models.DateTimeField(null=True, blank=True)
     checked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    retired_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When our own staff took it out of use."
+    )
     last_error = models.TextField(blank=True, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
 
@@ -183,7 +186,7 @@ class ProviderToken(TenantOrPlatformOwned):
 
     @secret.setter
     def secret(self, plain: str) -> None:
-        self.sealed_secret = secrets.encrypt(plain)
+        self.sealed_secret, self.retired_at = secrets.encrypt(plain), None
 
     @property
     def secret_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ask a vendor whether a token still works and which accounts it may work for, and draw the consequences."""
+"""Ask a vendor whether a token works and for which accounts, draw the consequences; take one out of use."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ def check_token(*, token_id: int) -> tuple[Standing, str]:
         token = ProviderToken.objects.filter(pk=token_id).first()
     if token is None:
         raise ActionRefused(f"There is no provider token {token_id}.")
+    if token.retired_at:
+        raise ActionRefused(f"{token} is retired: give it a new secret to use it again.")
     try:
         standing, detail, proofs = _ask(token)
     except ProviderError as error:
@@ -60,6 +62,28 @@ def check_token(*, token_id: int) -> tuple[Standing, str]:
     if taken:
         raise ActionRefused(f"{token}: {_taken(taken)}")
     return standing, detail
+
+
+@transaction.atomic
+def retire_token(*, token_id: int) -> int:
+    """Take a token out of use, so that nothing more leaves by its lanes; returns how many that stops.
+
+    It is no incident, and nobody asks the vendor about it any more. What waits on its lanes stays. A new
+    secret brings it back.
+    """
+    words = "Retired by our own staff."
+    known = ProviderToken.objects.filter(pk=token_id, retired_at=None)
+    if not known.update(state=ProviderToken.State.REVOKED, retired_at=now(), last_error=words):
+        raise ActionRefused("This token is retired already, or there is none.")
+    end_incident(
+        tenant_id=ProviderToken.objects.values_list("tenant_id", flat=True).get(pk=token_id),
+        kind=INCIDENT,
+        scope=f"token:{token_id}",
+    )
+    stopped: int = Lane.objects.filter(token_id=token_id, paused_at=None).update(
+        paused_at=now(), pause_reason=PAUSE_REASON, last_error=words
+    )
+    return stopped
 
 
 def check_new_tokens() -> int:
@@ -122,13 +146,13 @@ def _prove(provider: Provider, account_id: str, calls: Sequence[Call]) -> Proof:
 
 
 def _settle(asked: ProviderToken, standing: Standing, detail: str, proofs: Sequence[Proof]) -> list[str]:
-    """Write down what the vendor said, unless the secret was changed while it was being asked.
+    """Write down what the vendor said, unless the token was changed or retired while it was being asked.
 
     Returns the accounts that are proved and belong to another tenant: those stay as they are.
     """
     with transaction.atomic(), all_tenants():
         token = ProviderToken.objects.select_for_update().filter(pk=asked.pk).first()
-        if token is None or token.sealed_secret != asked.sealed_secret:
+        if token is None or token.retired_at or token.sealed_secret != asked.sealed_secret:
             return []
         proved = sorted(proof.account_id for proof in proofs if proof.proved)
         taken = [account_id for account_id in proved if not _own(token, account_id)]

@@ -10,8 +10,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from engine.actions.retirement import retire_token
-from engine.actions.tokens import check_token
+from engine.actions.tokens import check_token, retire_token
 from engine.models import Allowance
 from engine.store.spent import spent
 from tenants.admin import ProviderTokenAdmin
@@ -34,7 +33,7 @@ class CheckableTokenAdmin(ProviderTokenAdmin):
         "Retire",
         icon="block",
         variant="danger",
-        when=lambda token: token.state != ProviderToken.State.REVOKED,
+        when=lambda token: token.retired_at is None,
         confirm="Nothing leaves by its lanes any more, until it has a new secret. Retire it?",
     )
     def retire(self, request: HttpRequest, token: ProviderToken) -> str:

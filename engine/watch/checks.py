@@ -151,7 +151,9 @@ def near_allowance() -> Iterable[Finding]:
 
 
 def held_lane() -> Iterable[Finding]:
-    for lane in Lane.objects.filter(paused_at__isnull=False).exclude(pause_reason="operator"):
+    """Lanes that were stopped by what a vendor said, and not by a person."""
+    held = Lane.objects.filter(paused_at__isnull=False, token__retired_at=None)
+    for lane in held.exclude(pause_reason="operator"):
         summary = f"{lane.name} is held ({lane.pause_reason}): {lane.last_error}"
         yield Finding(f"lane:{lane.pk}", summary, lane.tenant_id, "critical")
 
@@ -193,7 +195,7 @@ def dead_tokens() -> Iterable[Finding]:
     from tenants.models import ProviderToken
 
     dead = ~Q(state__in=["active", "throttled"]) | Q(expires_at__lt=timezone.now())
-    for token in ProviderToken.objects.filter(dead):
+    for token in ProviderToken.objects.filter(dead, retired_at=None):
         why = token.state if token.state not in ("active", "throttled") else "expired"
         summary = f"the {token.get_provider_display()} token “{token.label}” is {why}: {token.last_error}"
         yield Finding(f"token:{token.pk}", summary, token.tenant_id, "critical")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +11,14 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
+from engine.actions import resume_lane
 from engine.admin import tokens
+from engine.models import Incident
+from engine.watch.checks import watch_everything
+from engine.watch.incidents import open_incident
 from providers.base import Standing
 from tenants import keys
+from tenants.errors import ActionRefused
 from tenants.models import ApiKey, Membership, ProviderToken, Tenant
 from tenants.scope import all_tenants
 from tests import factories
@@ -129,6 +135,42 @@ def test_the_vendor_is_asked_outside_any_transaction(sign_in: Any, monkeypatch: 
     assert "all is well" in answer.content.decode()
     assert owner.get(address).status_code == 405
     assert inside == [False]
+
+
+def test_a_retired_token_stops_its_lanes_and_alarms_nobody(owner: Client, acme: Tenant) -> None:
+    with all_tenants():
+        lane = factories.LaneFactory.create(tenant=acme)
+        token = lane.token
+        open_incident(tenant_id=acme.pk, kind="token", scope=f"token:{token.pk}", summary="it is dead")
+    act = partial(reverse, "admin:tenants_providertoken_act")
+    page = owner.post(act(args=(token.pk, "retire")), follow=True).content.decode()
+    assert "1 lanes are stopped" in page
+    with all_tenants():
+        token.refresh_from_db()
+        lane.refresh_from_db()
+        assert (token.state, token.usable) == ("revoked", False)
+        assert lane.paused_at is not None
+        watch_everything()
+        assert not Incident.objects.filter(ended_at=None).exists()
+        with pytest.raises(ActionRefused, match="give it a new secret"):
+            resume_lane(lane_id=lane.pk)
+
+    change = reverse("admin:tenants_providertoken_change", args=(token.pk,))
+    owner.post(change, TOKEN | {"provider": token.provider, "secret": "EAA-another"})
+    with all_tenants():
+        token.refresh_from_db()
+        assert token.retired_at is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nobody_asks_the_vendor_about_a_retired_token() -> None:
+    with all_tenants():
+        token = factories.ProviderTokenFactory.create()
+        tokens.retire_token(token_id=token.pk)
+    with pytest.raises(ActionRefused, match="retired"):
+        tokens.check_token(token_id=token.pk)
+    with all_tenants(), pytest.raises(ActionRefused, match="retired already"):
+        tokens.retire_token(token_id=token.pk)
 
 
 @pytest.mark.parametrize("page", ["apikey", "providertoken", "membership"])

@@ -23,8 +23,10 @@ class Command(TurnoutCommand):
         parser.add_argument("tenant", nargs="?", help="slug or id (default: every tenant's tokens)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        tokens = ProviderToken.objects.select_related("tenant").order_by(
-            F("tenant__slug").asc(nulls_first=True), "pk"
+        tokens = (
+            ProviderToken.objects.filter(retired_at=None)
+            .select_related("tenant")
+            .order_by(F("tenant__slug").asc(nulls_first=True), "pk")
         )
         if options["tenant"]:
             tokens = tokens.filter(tenant=find_tenant(options["tenant"]))
