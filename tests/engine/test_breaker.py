@@ -81,9 +81,7 @@ def test_a_vendor_that_breaks_some_calls_and_answers_most_is_come_back_to() -> N
             else:
                 breaker.answered(number, number + 0.1, 0.1, most=40)
         rests.append(breaker.openings)
-    assert rests.count(0) >= 190, (
-        "a second rest begins with two broken in a row at first, then four, then eight"
-    )
+    assert rests.count(0) >= 170, "of 200 lanes, of which 148 would rest again after one broken call"
 
 
 def test_silence_is_noticed_long_before_the_time_out() -> None:
