@@ -33,13 +33,13 @@ GROUPS = 4
 GIVE_WAY = 0.991
 COME_BACK = 0.0013
 """Of the rate, in a second, after giving way."""
-FAR, FROM_FAR, FAR_AFTER = 0.03, 0.5, 2.5
+FAR, FROM_FAR, FAR_AFTER, BACK_STEP = 0.03, 0.5, 2.5, 0.1
 """Further below than this strays do not keep it: half of the rest comes back in a second, once a pace that
 was learnt has been kept for so many seconds."""
 NEWS_SECONDS, NEWS_SHARE, NEWS_FEWEST = 3.0, 0.02, 4
 """Refusals of so many seconds are news from this share, and this number, on."""
-BURST, BURST_SECONDS = 8, 0.5
-"""So are so many at once."""
+BURST, BURST_SECONDS, BURST_FAR, EDGE = 8, 0.5, 3, 0.8
+"""So are so many at once, or so many that came while fewer than this part of a second's calls had left."""
 UNDER = 0.98
 """How far under a limit that refused many the pacer comes back to."""
 PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 30.0
@@ -64,7 +64,9 @@ class Pacer:
     __slots__ = (
         "_at",
         "_came_back_at",
+        "_back_step",
         "_departed",
+        "_far",
         "_gave_way_at",
         "_grouped_at",
         "_in_vain",
@@ -105,6 +107,8 @@ class Pacer:
         self._departed: deque[float] = deque()
         self._refusals: deque[float] = deque()  # told at, since the last lesson
         self._refused: deque[float] = deque()  # left at
+        self._far: deque[float] = deque()  # told at, of those that jitter does not explain
+        self._back_step = BACK_STEP
         self._gave_way_at = self._learnt_at = self._grouped_at = start - 60.0
         self._came_back_at = self._probed_at = start
         self._probe_every = PROBE_EVERY
@@ -122,8 +126,8 @@ class Pacer:
             second = (1 + SLACK) / self.rate_now
             if self.grouped:
                 self._turn = (self._turn + 1) % GROUPS
-                self._left = (self._allowed + self._turn) // GROUPS
-                self._next = self._at + self._allowed * second / GROUPS
+                self._left = max(1, (self._in_second + self._turn) // GROUPS)
+                self._next = self._at + self._in_second * second / GROUPS
             else:
                 self._left = 1
                 self._next = self._at + second
@@ -148,6 +152,12 @@ class Pacer:
         return max(1, int(self.refused_rate or self.rate or 1.0))
 
     @property
+    def _in_second(self) -> int:
+        """Departures that make up the groups of a second: what is allowed, far below that what the pace gives."""
+        allowed, pace = self._allowed, self.rate_now or inf
+        return allowed if pace >= EDGE * allowed else max(GROUPS, int(pace))
+
+    @property
     def _span(self) -> float:
         """The sliding second; longer for rates below one."""
         return 1.0 / min(self.rate_now or 1.0, 1.0)
@@ -164,16 +174,22 @@ class Pacer:
         refusals.append(now)
         while refusals[0] < now - NEWS_SECONDS:
             refusals.popleft()
+        at_edge = self._at_edge(left_at)
+        if not at_edge:
+            self._far.append(now)
+        while self._far and self._far[0] < now - BURST_SECONDS:
+            self._far.popleft()
         settled = now - self._grouped_at > NEWS_SECONDS if self.grouped else not self._can_group
         share = NEWS_SHARE if settled else 4 * NEWS_SHARE
         many = len(refusals) >= max(NEWS_FEWEST, share * self.rate_now * NEWS_SECONDS)
-        if many or (len(refusals) >= BURST and now - refusals[-BURST] < BURST_SECONDS):
+        burst = len(refusals) >= BURST and now - refusals[-BURST] < BURST_SECONDS
+        if many or burst or len(self._far) >= BURST_FAR:
             self._learn_limit(now)
         elif left_at < self._gave_way_at:
             return
         elif self._probing and now - self._probed_at < self._probe_every:
             self._probe_in_vain(now)
-        elif self._can_group and not self.grouped:
+        elif self._can_group and not self.grouped and at_edge:
             self.grouped, self._grouped_at = True, now
             self._give_way(self.rate_now, now)
             self.epoch += 1
@@ -181,6 +197,11 @@ class Pacer:
             if self.refused_rate is not None:
                 self.refused_rate /= PROBE_STEP
             self._give_way(min(self.rate_now, (self.refused_rate or inf) * UNDER) * GIVE_WAY, now)
+
+    def _at_edge(self, left_at: float) -> bool:
+        """Say whether about as many calls had left in the second before as may: only there is jitter at fault."""
+        before = sum(1 for at in self._departed if left_at - 1.0 < at <= left_at)
+        return before >= EDGE * min(self._allowed, self.rate_now or inf)
 
     @property
     def _can_group(self) -> bool:
@@ -196,28 +217,33 @@ class Pacer:
         assert self.rate is not None
         assert self.rate_now is not None
         before = self.rate_now
-        through, is_limit = self._let_through()
+        self._refusals.clear()
+        self._far.clear()
+        through, at_refusals = self._let_through()
+        steady, is_limit = self._steady(), at_refusals >= LIKE_A_LIMIT * through
+        if steady and not is_limit:  # for a moment everything was refused
+            if now - self._gave_way_at >= 1.0:
+                self._give_way(before * GIVE_WAY, now)
+            return
         limit = max(float(through), before / 2)  # half at the least, and then once more
-        if is_limit and through >= before / 2:
+        if steady and through >= before / 2:
             self.refused_rate = limit if limit < self.rate else None
             self._probed_at, self._probe_every, self._probe_step = now, PROBE_EVERY, PROBE_STEP
             self._probing, self._in_vain = False, 0.0
         self._give_way(min(limit * UNDER, before * GIVE_WAY), now)
-        self._learnt_at = now
-        self._refusals.clear()
+        self._learnt_at, self._back_step = now, BACK_STEP
         if self.rate_now < 0.9 * before:
             self._left, self._next = 0, max(self._next, now + 1.0)  # the vendor's second empties meanwhile
             self.epoch += 1
 
-    def _let_through(self) -> tuple[int, bool]:
-        """Count the most calls that the vendor let through in any one second lately, and judge: a limit?
+    def _let_through(self) -> tuple[int, float]:
+        """Count the most calls that the vendor let through in any one second lately, and in the second before
+        each refusal since the last lesson (the median).
 
-        It is one when calls had left without a pause for a second, and each refusal came with about as many
-        let through in the second before it. Of calls that left when the last one known to be refused did, or
-        later, nobody knows yet.
+        Of calls that left when the last one known to be refused did, or later, nobody knows yet.
         """
-        refused, last = self._refused, self._refused[-1]
-        while refused[0] < self._departed[0]:
+        refused, last, first = self._refused, self._refused[-1], self._departed[0]
+        while refused[0] < first:
             refused.popleft()
         gone = Counter(refused)
         through: list[float] = []
@@ -233,14 +259,15 @@ class Pacer:
             return bisect_right(through, until) - bisect_right(through, until - 1.0)
 
         most = max(map(in_second, through), default=0)
-        at_refusals = median(in_second(at + TOGETHER) for at in refused)
-        return most, self._steady(last) and at_refusals >= LIKE_A_LIMIT * most
+        lately = [in_second(at + TOGETHER) for at in refused if at >= max(self._learnt_at, first + 1.0)]
+        return most, median(lately) if lately else 0.0
 
-    def _steady(self, until: float) -> bool:
-        """Say whether calls left without a pause in the second before."""
+    def _steady(self) -> bool:
+        """Say whether calls left without a pause in the second before the last refusal."""
         assert self.rate_now is not None
-        apart = (self._allowed / GROUPS if self.grouped else 1) / self.rate_now
-        longest, later = max(PAUSE, 2 * apart), until
+        apart = (self._in_second / GROUPS if self.grouped else 1) / self.rate_now
+        longest, until = max(PAUSE, 2 * apart), self._refused[-1]
+        later = until
         for at in reversed(self._departed):
             if at <= until:
                 if later - at > longest:
@@ -277,8 +304,12 @@ class Pacer:
             self.rate_now = max(self.rate_now, (self.refused_rate or self.rate) * UNDER)
         most = self.rate if self.refused_rate is None else self.refused_rate * UNDER
         seconds = max(0.0, now - self._came_back_at)
-        far = max(0.0, most * (1 - FAR) - self.rate_now) if now - self._learnt_at >= FAR_AFTER else 0.0
-        step = self.rate * COME_BACK * seconds + far * min(1.0, FROM_FAR * seconds)
+        far = 0.0
+        if now - self._learnt_at >= FAR_AFTER:
+            rest = max(0.0, most * (1 - FAR) - self.rate_now)
+            far = min(rest * FROM_FAR, self.rate_now * self._back_step)
+            self._back_step *= 2
+        step = self.rate * COME_BACK * seconds + far * min(1.0, seconds)
         self.rate_now = max(self.rate_now, min(most, self.rate_now + step))
         self._came_back_at = now
 
