@@ -9,14 +9,15 @@ rate then meet a refusal now and then. The pacer answers in this order:
   only what comes near the edge of the vendor's second can be miscounted, and groups have few edges: with
   15 ms of jitter at 80/s a sixth of the refusals, or fewer (docs/decisions/0011-requests-and-facts.md).
 * *Giving way.* Each stray refusal, once a second at most, costs 0.9 % of the rate, which comes back within
-  seven seconds: so about one call in 450 is refused where nothing better can be had.
+  seven seconds: so about one call in 1,000 is refused where nothing better can be had.
 * *A lower limit.* Many refusals are news: the pace falls to what was let through in any second lately. If
   each of them came with about as many let through in the second before it, and we had not paused meanwhile,
   that is the vendor's true limit: the pacer stays just under it, and probes above it slowly. Otherwise it
   says nothing of limits (a vendor that refuses everything for a moment, a lane that has just been taken), and
   the pace is back within seconds.
 
-Whatever the event loop does, the guard counts departures: with n allowed, the n-th last is a second old.
+Whatever the event loop does, the guard counts departures: with n allowed, the n-th last is a little over a
+second old.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SLACK = 0.01
 """How much longer than a second is what counts as one."""
 GROUPS = 4
 """Groups in a second: a group is what may be marked as leaving at a time."""
+GUARD, GUARD_GROUPED = 0.008, 0.015
+"""How much longer than a second the guard counts, so that jitter brings no more than is allowed into one of
+the vendor's, however late a departure was."""
 GIVE_WAY = 0.991
 COME_BACK = 0.0013
 """Of the rate, in a second, after giving way."""
@@ -63,8 +67,8 @@ class Pacer:
 
     __slots__ = (
         "_at",
-        "_came_back_at",
         "_back_step",
+        "_came_back_at",
         "_departed",
         "_far",
         "_gave_way_at",
@@ -153,14 +157,15 @@ class Pacer:
 
     @property
     def _in_second(self) -> int:
-        """Departures that make up the groups of a second: what is allowed, far below that what the pace gives."""
+        """Departures that a second's groups make up: what is allowed; far below that, what the pace gives."""
         allowed, pace = self._allowed, self.rate_now or inf
         return allowed if pace >= EDGE * allowed else max(GROUPS, int(pace))
 
     @property
     def _span(self) -> float:
         """The sliding second; longer for rates below one."""
-        return 1.0 / min(self.rate_now or 1.0, 1.0)
+        guard = GUARD_GROUPED if self.grouped else GUARD
+        return (1.0 + guard) / min(self.rate_now or 1.0, 1.0)
 
     # -- what the vendor says --------------------------------------------------------------
     def refused(self, left_at: float, now: float) -> None:
@@ -199,7 +204,7 @@ class Pacer:
             self._give_way(min(self.rate_now, (self.refused_rate or inf) * UNDER) * GIVE_WAY, now)
 
     def _at_edge(self, left_at: float) -> bool:
-        """Say whether about as many calls had left in the second before as may: only there is jitter at fault."""
+        """Say whether about as many had left in the second before as may: only there is jitter at fault."""
         before = sum(1 for at in self._departed if left_at - 1.0 < at <= left_at)
         return before >= EDGE * min(self._allowed, self.rate_now or inf)
 

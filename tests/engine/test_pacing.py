@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import pytest
 
@@ -37,6 +38,7 @@ class World:
     jitter: Callable[[], float]
     answer_seconds: float = 0.15
     closed: Callable[[float], bool] = lambda at: False
+    stalls: list[tuple[float, float]] = field(default_factory=list)  # from, until: the process stands still
     deaths: list[tuple[float, float]] = field(
         default_factory=list
     )  # of the holder, until the next one goes on
@@ -49,7 +51,7 @@ class World:
         window: deque[float] = deque()
         now, next_recovery, born = 0.0, 1.0, 0.0
         slot, epoch = pacer.reserve(0.0), pacer.epoch
-        deaths = deque(self.deaths)
+        deaths, stalls = deque(self.deaths), deque(self.stalls)
         while now < seconds:
             if deaths and deaths[0][0] <= now:
                 _, born = deaths.popleft()
@@ -84,7 +86,11 @@ class World:
                     heapq.heappush(events, (at + self.answer_seconds, True, left_at))
             elif (wait := pacer.too_early(now)) > 0:
                 slot = now + wait
+            elif stalls and stalls[0][0] <= now < stalls[0][1]:
+                slot = stalls[0][1]
             else:
+                while stalls and stalls[0][1] <= now:
+                    stalls.popleft()
                 self.departed.append(now)
                 heapq.heappush(events, (now + max(0.0, self.jitter()), False, now))
                 slot = pacer.reserve(now)
@@ -176,6 +182,24 @@ def test_a_limit_that_was_none_is_forgotten_within_seconds() -> None:
 
     assert world.share(30, since=18) >= 0.95
     assert not world.refused
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("every", "longest", "share"), [(1.0, 0.03, 0.98), (0.3, 0.02, 0.97), (2.0, 0.06, 0.98)]
+)
+def test_a_process_that_stands_still_now_and_then_is_not_refused_for_it(
+    seed: int, every: float, longest: float, share: float
+) -> None:
+    """What leaves late is followed by what leaves in time: a vendor's second would hold both."""
+    random.seed(seed)
+    starts = accumulate(every + random.expovariate(1 / every) for _ in range(300))
+    stalls = [(start, start + random.uniform(0, longest)) for start in starts]
+    world = World(80, JITTER["up to 15 ms"], stalls=stalls)
+    world.drive(Pacer(80, start=0.0), 60)
+
+    assert world.share(60) >= share
+    assert world.refusals() <= 0.001
 
 
 @pytest.mark.parametrize("jitter", JITTER.values(), ids=JITTER.keys())
