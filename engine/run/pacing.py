@@ -128,7 +128,7 @@ class Pacer:
         if self._left <= 0:
             self._at = max(self._next, now)
             second = (1 + SLACK) / self.rate_now
-            if self.grouped:
+            if self.grouped and now >= self._grouped_at:
                 self._turn = (self._turn + 1) % GROUPS
                 self._left = max(1, (self._in_second + self._turn) // GROUPS)
                 self._next = self._at + self._in_second * second / GROUPS
@@ -194,8 +194,9 @@ class Pacer:
             return
         elif self._probing and now - self._probed_at < self._probe_every:
             self._probe_in_vain(now)
-        elif self._can_group and not self.grouped and at_edge:
-            self.grouped, self._grouped_at = True, now
+        elif self._can_group and not self.grouped:
+            # jitter does not explain it: others may be refused as well, and no whole group should be
+            self.grouped, self._grouped_at = True, now if at_edge else now + BURST_SECONDS
             self._give_way(self.rate_now, now)
             self.epoch += 1
         elif now - self._gave_way_at >= 1.0:
@@ -238,6 +239,7 @@ class Pacer:
         self._give_way(min(limit * UNDER, before * GIVE_WAY), now)
         self._learnt_at, self._back_step = now, BACK_STEP
         if self.rate_now < 0.9 * before:
+            self.grouped = False  # even departures find a limit with fewer refusals
             self._left, self._next = 0, max(self._next, now + 1.0)  # the vendor's second empties meanwhile
             self.epoch += 1
 
@@ -261,7 +263,7 @@ class Pacer:
                 through.append(at)
 
         def in_second(until: float) -> int:
-            return bisect_right(through, until) - bisect_right(through, until - 1.0)
+            return bisect_right(through, until) - bisect_right(through, until - 1.0 + TOGETHER)
 
         most = max(map(in_second, through), default=0)
         lately = [in_second(at + TOGETHER) for at in refused if at >= max(self._learnt_at, first + 1.0)]
