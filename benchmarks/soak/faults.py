@@ -17,6 +17,7 @@ def kill_a_runner(soak: Soak) -> None:
 def terminate_backends(soak: Soak) -> None:
     import psycopg
 
+    soak.outages.append((time.time(), time.time() + 1.0))
     with psycopg.connect(soak.server.conninfo("postgres"), autocommit=True) as db:
         db.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
