@@ -40,7 +40,13 @@ def _databases_are_emptied_quickly() -> Iterator[None]:
 # -- side by side
 
 GROUPS = {
-    "tests/reliability/": "rates",
+    "tests/reliability/test_broken_hang.py": "rates",
+    "tests/reliability/test_broken_pacing.py": "rates",
+    "tests/reliability/test_broken_rate.py": "rates",
+    "tests/reliability/test_clusters.py": "rates",
+    "tests/reliability/test_found_rates.py": "rates",
+    "tests/reliability/test_many_processes.py": "rates",
+    "tests/reliability/": "faults",
     "tests/config/test_localpg.py": "servers",
     "tests/config/test_localpg_refusals.py": "servers that refuse",
     "tests/config/test_run.py": "run",
@@ -53,9 +59,9 @@ they start, and rates are measured by one of them at a time. The groups are begu
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    for path, group in GROUPS.items():
-        if item.nodeid.startswith(path):
-            item.add_marker(pytest.mark.xdist_group(group))
+    group = next((group for path, group in GROUPS.items() if item.nodeid.startswith(path)), None)
+    if group:
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _is_worker(config: pytest.Config) -> bool:
