@@ -24,7 +24,13 @@ from tenants.models import ProviderToken
 class CheckableTokenAdmin(ProviderTokenAdmin):
     """Tokens, with the button that asks the vendor. Here, since `tenants` calls nobody."""
 
-    @object_action("Check now", icon="wifi_tethering", variant="primary", network=True)
+    @object_action(
+        "Check now",
+        icon="wifi_tethering",
+        variant="primary",
+        network=True,
+        when=lambda token: token.retired_at is None,
+    )
     def check_now(self, request: HttpRequest, token: ProviderToken) -> str:
         standing, detail = check_token(token_id=token.pk)
         return f"{token}: {standing.value}. {detail}"
@@ -38,7 +44,7 @@ class CheckableTokenAdmin(ProviderTokenAdmin):
     )
     def retire(self, request: HttpRequest, token: ProviderToken) -> str:
         stopped = retire_token(token_id=token.pk)
-        return f"{token} is retired; {stopped} lanes are stopped."
+        return f"{token} is retired. Lanes stopped by it: {stopped}."
 
     @display(description="allowances used now")
     def use(self, token: ProviderToken) -> str:

@@ -144,7 +144,8 @@ def test_a_retired_token_stops_its_lanes_and_alarms_nobody(owner: Client, acme: 
         open_incident(tenant_id=acme.pk, kind="token", scope=f"token:{token.pk}", summary="it is dead")
     act = partial(reverse, "admin:tenants_providertoken_act")
     page = owner.post(act(args=(token.pk, "retire")), follow=True).content.decode()
-    assert "1 lanes are stopped" in page
+    assert "Lanes stopped by it: 1." in page
+    assert "Check now" not in page
     with all_tenants():
         token.refresh_from_db()
         lane.refresh_from_db()
