@@ -26,6 +26,10 @@ from providers.base import Usage
 Held = tuple[int, str]
 """(lane, unit): whose hold of what."""
 
+MOST = 2**31 - 1
+"""What the columns hold. A tenant's limit may be this, and a vendor may say ten times as much."""
+_ADD = f"spent = least(u.spent::bigint + excluded.spent, {MOST})::int"
+
 _LOCK = """
     SELECT a.id, l.id, a.unit
       FROM unnest(%(lanes)s::bigint[], %(units)s::text[]) AS want(lane, unit)
@@ -40,15 +44,15 @@ _HOLD = """
     SELECT * FROM unnest(%(allowances)s::bigint[], %(lanes)s::bigint[], %(held)s::int[])
     ON CONFLICT (allowance_id, lane_id) DO UPDATE SET held = excluded.held"""
 
-_SPEND = """
+_SPEND = f"""
     INSERT INTO engine_allowanceuse AS u (allowance_id, slot, tenant_id, spent)
-    SELECT a.id, engine_allowance_slot(a."window", a.timezone), s.tenant_id, sum(s.spent)
+    SELECT a.id, engine_allowance_slot(a."window", a.timezone), s.tenant_id, least(sum(s.spent), {MOST})::int
       FROM unnest(%(lanes)s::bigint[], %(units)s::text[], %(tenants)s::bigint[], %(spent)s::int[])
            AS s(lane, unit, tenant_id, spent)
       JOIN engine_lane AS l ON l.id = s.lane
       JOIN engine_allowance AS a ON a.token_id = l.token_id AND a.unit = s.unit
      GROUP BY 1, 2, 3 ORDER BY 1, 3
-    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET spent = u.spent + excluded.spent"""
+    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET {_ADD}"""
 
 _SET_HOLDS = """
     UPDATE engine_allowancehold AS h SET held = s.held
@@ -57,22 +61,23 @@ _SET_HOLDS = """
      WHERE h.lane_id = s.lane AND a.id = h.allowance_id AND a.unit = s.unit"""
 
 # What a dead runner held may have been spent: nobody knows, so it counts.
-_FORFEIT = """
+_FORFEIT = f"""
     WITH gone AS (
         DELETE FROM engine_allowancehold WHERE lane_id = ANY(%(lanes)s::bigint[]) RETURNING allowance_id, held
     )
     INSERT INTO engine_allowanceuse AS u (allowance_id, slot, tenant_id, spent)
-    SELECT a.id, engine_allowance_slot(a."window", a.timezone), 0, sum(gone.held)
+    SELECT a.id, engine_allowance_slot(a."window", a.timezone), 0, least(sum(gone.held), {MOST})::int
       FROM gone JOIN engine_allowance AS a ON a.id = gone.allowance_id WHERE gone.held > 0 GROUP BY 1, 2
-    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET spent = u.spent + excluded.spent"""
+    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET {_ADD}"""
 
 _GIVE_BACK = "DELETE FROM engine_allowancehold WHERE lane_id = ANY(%(lanes)s::bigint[])"
 
 # The vendor's word counts where it is more than ours: somebody else calls with this token as well.
-_CORRECT = """
+_CORRECT = f"""
     WITH said AS (
         SELECT a.id, a."window", a.timezone, v.used, v.wanted_limit, v.blocked,
-               coalesce(v.used, ceil(v.share * a."limit")::int) - (a."limit" - l.left_over) AS missing
+               coalesce(v.used, least(ceil(v.share * a."limit"), {MOST})::int)
+                 - (a."limit" - l.left_over) AS missing
           FROM unnest(%(tokens)s::bigint[], %(units)s::text[], %(used)s::int[], %(share)s::float8[],
                       %(limits)s::int[], %(blocked)s::float8[])
                AS v(token_id, unit, used, share, wanted_limit, blocked)
@@ -88,7 +93,7 @@ _CORRECT = """
     )
     INSERT INTO engine_allowanceuse AS u (allowance_id, slot, tenant_id, spent)
     SELECT id, engine_allowance_slot("window", timezone), 0, missing FROM said WHERE missing > 0
-    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET spent = u.spent + excluded.spent"""
+    ON CONFLICT (allowance_id, slot, tenant_id) DO UPDATE SET {_ADD}"""
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,11 +180,15 @@ def correct(db: Cursor[Any], usages: Mapping[tuple[int, str], Usage]) -> None:
         {
             "tokens": [token for token, _ in usages],
             "units": [unit for _, unit in usages],
-            "used": [word.used for word in words],
+            "used": [_held(word.used) for word in words],
             "share": [min(word.share, 10.0) if word.share is not None else None for word in words],
-            "limits": [word.limit for word in words],
+            "limits": [_held(word.limit) for word in words],
             "blocked": [
                 ceil(word.regain_after.total_seconds()) if word.regain_after else None for word in words
             ],
         },
     )
+
+
+def _held(figure: int | None) -> int | None:
+    return None if figure is None else min(max(figure, 0), MOST)

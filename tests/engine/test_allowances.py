@@ -10,7 +10,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from engine.models import Allowance, AllowanceHold, AllowanceUse, Lane
+from engine.models import Allowance, AllowanceHold, AllowanceUse, Lane, Run
 from engine.processor import Usage
 from engine.store import allowances, leases
 from engine.store.allowances import Spent
@@ -319,3 +319,30 @@ def test_a_time_zone_that_nobody_knows_is_kept_out(make_lane: MakeLane) -> None:
             window="calendar_day",
             timezone="Mars",
         )
+
+
+@pytest.mark.parametrize(
+    "said", [Usage("calls", 1.1), Usage("calls", 10.0), Usage("calls", used=10**15, limit=10**15)]
+)
+def test_figures_as_large_as_a_column_take_stop_nobody(
+    make_lane: MakeLane, answering: Vendor, said: Usage
+) -> None:
+    """A tenant sets the largest limit there is, and its vendor says that more than that is used."""
+
+    class Boasting(Letters):
+        def usage(self, reply: Any) -> Usage | None:
+            return said
+
+    lane = make_lane(Letters, rate_per_second=500)
+    ProviderToken.objects.filter(pk=lane.token_id).update(hourly_allowance=2**31 - 1)
+    for _ in range(2):  # the second adds to what the first has written
+        fill(lane, 3)
+        with all_tenants(atomic=True):
+            allowances.correct(cursor(), {(lane.token_id, "calls"): said})
+        work(Boasting(answering.url), seconds=2, until_empty=False)
+        (over,) = left(lane)
+        assert over >= 0
+        AllowanceUse.objects.create(
+            allowance=Allowance.objects.get(), tenant_id=1, slot=timezone.now(), spent=2**31 - 1
+        )
+    assert Run.objects.exclude(state="done").count() == 0
