@@ -26,6 +26,7 @@ WORD_LENGTH = 64
 USER_ID_LENGTH = 128
 ATTEMPT_LENGTH = 256
 """Characters of ids, numbers and vendors' words; a template's name may have 512."""
+MOST_UNKNOWN = 1_000
 # What is dated later than this from now would outweigh every later notice: it counts as of its arrival.
 FUTURE = timedelta(days=2)
 
@@ -33,8 +34,9 @@ FUTURE = timedelta(days=2)
 def parse_webhook(body: bytes, *, received_at: datetime | None = None) -> list[Event]:
     """Read one POST, up to 1,000 updates, into events in the order they stand.
 
-    What is not known becomes `Unknown`; only a body that is no JSON object raises Unreadable. An update
-    without a readable time counts as of `received_at` (now, when not given).
+    What is not known becomes `Unknown`; after a thousand of these the rest is not read, since it is not Meta
+    who writes so, and everybody's webhooks wait meanwhile. Only a body that is no JSON object raises
+    Unreadable. An update without a readable time counts as of `received_at` (now, when not given).
     """
     try:
         data = parse_json(body)
@@ -46,6 +48,16 @@ def parse_webhook(body: bytes, *, received_at: datetime | None = None) -> list[E
     if data.get("object") != "whatsapp_business_account":
         return [_unknown(data.get("object"), data)]
     events: list[Event] = []
+    unknown = 0
+    for event in _read_entries(data, now):
+        events.append(event)
+        unknown += isinstance(event, Unknown)
+        if unknown > MOST_UNKNOWN:
+            break
+    return events
+
+
+def _read_entries(data: dict[str, Any], now: datetime) -> Iterator[Event]:
     for entry in _dicts(data.get("entry")):
         waba_id = _id(entry.get("id"))
         at = _time(entry.get("time"), now)
@@ -53,10 +65,9 @@ def parse_webhook(body: bytes, *, received_at: datetime | None = None) -> list[E
             field, value = clean(change.get("field"), WORD_LENGTH), change.get("value")
             read = _READERS.get(field)
             if read is None or not isinstance(value, dict):
-                events.append(_unknown(field, value))
+                yield _unknown(field, value)
             else:
-                events.extend(read(value, waba_id, at))
-    return events
+                yield from read(value, waba_id, at)
 
 
 def _read_messages(value: dict[str, Any], waba_id: str, now: datetime) -> Iterator[Event]:

@@ -208,3 +208,17 @@ def test_a_known_signature_from_rfc_4231():
 )
 def test_the_handshake_answers_only_who_knows_the_token(params, token, answer):
     assert whatsapp.handshake(params, token) == answer
+
+
+@pytest.mark.parametrize(
+    "junk", [b'{"field":"messages","value":{"statuses":[%s1]}}' % (b"1," * 200_000), b"{}," * 200_000 + b"{}"]
+)
+def test_a_body_full_of_what_nobody_knows_is_not_read_to_its_end(junk: bytes) -> None:
+    """One tenant may sign three megabytes of it, and everybody's webhooks wait until it is applied."""
+    good = b'{"field":"messages","value":{"statuses":[{"id":"w1","status":"read"}]}}'
+    body = b'{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[%s,%s]}]}' % (good, junk)
+
+    events = whatsapp.parse_webhook(body)
+
+    assert isinstance(events[0], StatusUpdate)
+    assert len(events) <= 1_002
