@@ -42,16 +42,16 @@ FILL = [
     """,
     """
     INSERT INTO engine_run
-           (queue, state, process, lanes, started_at, beat_at, ended_at, claimed, done, pending, retried,
-            throttled, failed, in_doubt, held, given_back, overtaken, calls, batch_size, queue_before,
-            queue_after, error)
-    SELECT 'messaging', CASE WHEN i %% 5000 = 0 THEN 'failed' ELSE 'done' END, 'bench:1', 1, now(), now(),
-           now(), 10, 10, 0, 0, 0, 0, 0, 0, 0, 0, 10, 100, 10, 0, ''
+           (queue, processor, state, process, lanes, started_at, beat_at, ended_at, claimed, done, continued,
+            retried, throttled, failed, in_doubt, held, given_back, overtaken, calls, facts, decided,
+            batch_size, queue_before, queue_after, error)
+    SELECT 'messaging', 'messages', CASE WHEN i %% 5000 = 0 THEN 'failed' ELSE 'done' END, 'bench:1', 1,
+           now(), now(), now(), 10, 10, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 100, 10, 0, ''
       FROM generate_series(%(from)s, %(to)s) i
     """,
     """
-    INSERT INTO engine_receipt (provider, body, received_at, applied_at, due_at, attempts, error)
-    SELECT 'whatsapp', '{}', now(), now(), now(), 1, '' FROM generate_series(%(from)s, %(to)s) i
+    INSERT INTO engine_receipt (provider, body, size, received_at, applied_at, due_at, attempts, error)
+    SELECT 'whatsapp', '{}', 2, now(), now(), now(), 1, '' FROM generate_series(%(from)s, %(to)s) i
     """,
     """
     INSERT INTO engine_incident (tenant_id, kind, scope, severity, summary, opened_at, seen_at, ended_at)
