@@ -49,6 +49,8 @@ UNDER = 0.98
 PROBE_STEP, PROBE_EVERY, PROBE_SELDOM = 1.02, 3.0, 30.0
 """After so many quiet seconds the remembered limit is tried 2 % higher; each time in vain, half as often. At
 its most seldom a probe costs two calls in a thousand."""
+LONGEST_ANSWER = 30.0
+"""Departures are remembered for as long as a refusal takes, up to so many seconds."""
 TOGETHER = 0.03
 """Calls that leave within so many seconds may arrive in any order."""
 PAUSE, LIKE_A_LIMIT = 0.5, 0.9
@@ -84,6 +86,7 @@ class Pacer:
         "_probing",
         "_refusals",
         "_refused",
+        "_told_after",
         "_turn",
         "epoch",
         "grouped",
@@ -112,6 +115,7 @@ class Pacer:
         self._refusals: deque[float] = deque()  # told at, since the last lesson
         self._refused: deque[float] = deque()  # left at
         self._far: deque[float] = deque()  # told at, of those that jitter does not explain
+        self._told_after = 0.0  # how long the slowest refusal took
         self._back_step = BACK_STEP
         self._gave_way_at = self._learnt_at = self._grouped_at = start - 60.0
         self._came_back_at = self._probed_at = start
@@ -143,7 +147,7 @@ class Pacer:
         if self.rate_now is None:
             return 0.0
         departed, span, allowed = self._departed, self._span, self._allowed
-        while departed and departed[0] <= now - max(span, NEWS_SECONDS + 1.0):
+        while departed and departed[0] <= now - max(span, NEWS_SECONDS + 1.0 + self._told_after):
             departed.popleft()
         if len(departed) >= allowed and (wait := departed[-allowed] + span - now) > 0:
             return wait + 1e-4
@@ -170,7 +174,8 @@ class Pacer:
     # -- what the vendor says --------------------------------------------------------------
     def refused(self, left_at: float, now: float) -> None:
         """Note that the vendor refused a call that left at `left_at` as one too many."""
-        if self.rate_now is None or self.rate is None:
+        self._told_after = min(max(self._told_after, now - left_at), LONGEST_ANSWER)
+        if self.rate_now is None or self.rate is None or not self._remembers(left_at):
             return
         self._refused.append(left_at)
         if left_at < self._learnt_at:
@@ -203,6 +208,14 @@ class Pacer:
             if self.refused_rate is not None:
                 self.refused_rate /= PROBE_STEP
             self._give_way(min(self.rate_now, (self.refused_rate or inf) * UNDER) * GIVE_WAY, now)
+
+    def _remembers(self, left_at: float) -> bool:
+        """Say whether departures are known as far back; forget refusals of those that are not."""
+        if not self._departed:
+            return False
+        while self._refused and self._refused[0] < self._departed[0]:
+            self._refused.popleft()
+        return left_at >= self._departed[0]
 
     def _at_edge(self, left_at: float) -> bool:
         """Say whether about as many had left in the second before as may: only there is jitter at fault."""
@@ -250,8 +263,6 @@ class Pacer:
         Of calls that left when the last one known to be refused did, or later, nobody knows yet.
         """
         refused, last, first = self._refused, self._refused[-1], self._departed[0]
-        while refused[0] < first:
-            refused.popleft()
         gone = Counter(refused)
         through: list[float] = []
         for at in self._departed:
@@ -315,7 +326,7 @@ class Pacer:
         if now - self._learnt_at >= FAR_AFTER:
             rest = max(0.0, most * (1 - FAR) - self.rate_now)
             far = min(rest * FROM_FAR, self.rate_now * self._back_step)
-            self._back_step *= 2
+            self._back_step = min(2 * self._back_step, 1.0)
         step = self.rate * COME_BACK * seconds + far * min(1.0, seconds)
         self.rate_now = max(self.rate_now, min(most, self.rate_now + step))
         self._came_back_at = now
@@ -331,6 +342,8 @@ class Pacer:
         self._left = 0
         self._next = now
         self._refusals.clear()
+        self._refused.clear()
+        self._far.clear()
         self.epoch += 1
 
     # -- handing over ----------------------------------------------------------------------

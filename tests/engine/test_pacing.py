@@ -240,6 +240,35 @@ def test_bursts_of_refusals_teach_no_limit_however_often_they_come(rate: int) ->
     assert min(shares) >= 0.95, f"in the calm parts: {shares}"
 
 
+@pytest.mark.parametrize("answer_seconds", [1.0, 6.0])
+@pytest.mark.parametrize("rate", [10, 80, 1000])
+def test_a_vendor_that_is_slow_to_refuse_teaches_its_limit_too(answer_seconds: float, rate: int) -> None:
+    """A refusal that is told long after its call left is judged by what left then."""
+    random.seed(rate)
+    world = World(rate // 2, JITTER["up to 15 ms"], answer_seconds=answer_seconds)
+    pacer = Pacer(rate, start=0.0)
+    world.drive(pacer, 240)
+
+    assert world.share(240, since=180) >= 0.9
+    assert pacer.refused_rate is not None
+
+
+def test_a_vendor_that_takes_half_a_minute_to_refuse_breaks_nothing() -> None:
+    random.seed(80)
+    world = World(40, JITTER["up to 15 ms"], answer_seconds=35.0)
+    world.drive(Pacer(80, start=0.0), 240)
+    assert world.share(240, since=180) >= 0.9
+
+
+@pytest.mark.parametrize("rate", [None, 80])
+def test_refusals_of_calls_that_nobody_remembers_change_nothing(rate: float | None) -> None:
+    pacer = Pacer(None, start=0.0)
+    pacer.set_rate(rate, 100.0)
+    for told in range(20):
+        pacer.refused(90.0 + told / 100, 101.0)
+    assert pacer.rate_now == rate
+
+
 @pytest.mark.parametrize("rate", [10, 80])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_nor_do_they_where_holders_die_meanwhile(rate: int, seed: int) -> None:
