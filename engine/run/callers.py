@@ -97,8 +97,9 @@ class Callers:
                 except Exception as error:  # a caller that ends here would leave its row `sending` for ever
                     logger.exception("call ended oddly", row=planned.request.id)
                     response = Lost(f"{type(error).__name__}: {error}")
-                lane.made += 1
-                self.made += 1
+                if not isinstance(response, Unsent):
+                    lane.made += 1
+                    self.made += 1
                 interpret(lane, planned, response, number, left_at)
         finally:
             lane.callers -= 1
@@ -136,13 +137,17 @@ class Callers:
         self.watch_breaker(lane, response, number)
         self.account(lane, planned, response)
         try:
-            if isinstance(response, Reply) and (usage := self.processor.usage(response)):
-                self.hear(lane, usage)
             outcome = self.processor.interpret(lane.facts, request, response)
         except Exception as error:
             logger.exception("reply cannot be interpreted", row=request.id)
             self.fault(request, error)
             outcome = self.unknown(error)
+        try:
+            if isinstance(response, Reply) and (usage := self.processor.usage(response)):
+                self.hear(lane, usage)
+        except Exception as error:  # the outcome stands: what was accepted is not in doubt for it
+            logger.exception("usage cannot be read", row=request.id)
+            self.fault(request, error)
         self.unsettled.outcomes.append((request, outcome))
         if not isinstance(outcome, Done):
             self.react(lane, request, outcome, left_at)

@@ -13,6 +13,8 @@ from providers.base import Call, Reply, Usage, clean, parse_json
 # Calling on while throttled lengthens the block, so an unknown wait is a long one.
 DEFAULT_WAIT = timedelta(minutes=5)
 LONGEST_WAIT = timedelta(days=1)
+LONGEST_MINUTES = LONGEST_WAIT / timedelta(minutes=1)
+MOST_PERCENT = 1_000.0  # more than this of a limit says nothing more
 DETAIL_LENGTH = 500
 CODE_LENGTH = 32
 _APP_USAGE, _BUSINESS_USAGE = "x-app-usage", "x-business-use-case-usage"
@@ -73,12 +75,10 @@ def read_usage(reply: Reply) -> Usage | None:
     minutes = 0.0
     for usage in _usages(reply.headers):
         for name in _SHARES:
-            found = usage.get(name)
-            if isinstance(found, int | float) and not isinstance(found, bool):
+            found = _figure(usage.get(name), MOST_PERCENT)
+            if found is not None:
                 share = max(share or 0.0, found / 100)
-        wait = usage.get("estimated_time_to_regain_access")
-        if isinstance(wait, int | float) and not isinstance(wait, bool):
-            minutes = max(minutes, min(wait, LONGEST_WAIT / timedelta(minutes=1)))
+        minutes = max(minutes, _figure(usage.get("estimated_time_to_regain_access"), LONGEST_MINUTES) or 0.0)
     if share is None and not minutes:
         return None
     return Usage("calls", share, None, None, timedelta(minutes=minutes) if minutes else None)
@@ -92,6 +92,13 @@ def exhausted(reply: Reply) -> timedelta | None:
     if usage.regain_after is not None:
         return usage.regain_after
     return DEFAULT_WAIT if usage.share is not None and usage.share >= 1 else None
+
+
+def _figure(value: object, most: float) -> float | None:
+    """Read a number between 0 and `most`; None for anything that is none, NaN included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return float(max(0, min(value, most)))
 
 
 def _usages(headers: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:

@@ -120,8 +120,9 @@ def test_what_did_not_leave_is_given_back(make_lane: MakeLane, answering: Vendor
 def test_a_call_that_never_reached_the_vendor_costs_nothing(make_lane: MakeLane) -> None:
     lane = make_lane(Letters, rate_per_second=50, hourly_allowance=100)
     fill(lane, 5)
-    work(Letters("http://127.0.0.1:9"), seconds=1, until_empty=False)
+    report = work(Letters("http://127.0.0.1:9"), seconds=1, until_empty=False)
     assert left(lane) == [100]
+    assert (report.claimed > 0, report.calls) == (True, 0), "and is no call"
 
 
 def test_what_a_dead_runner_held_counts_as_spent(make_lane: MakeLane) -> None:

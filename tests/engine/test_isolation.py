@@ -43,6 +43,10 @@ class Spoiled(Letters):
         self.trouble("interpret", [request])
         return super().interpret(lane, request, response)
 
+    def usage(self, reply: Any) -> Any:
+        if self.where == "usage" and b"odd" in reply.body:
+            raise KeyError("a header that nobody thought of")
+
     def learn(self, settled: Any) -> int:
         self.trouble("learn", [request for request, _ in settled])
         return super().learn(settled)
@@ -63,6 +67,23 @@ def crowd(make_lane: MakeLane) -> Callable[..., Lane]:
 
 
 WHERE = {"prepare": "queued", "plan": "queued", "interpret": "in_doubt", "learn": "done"}
+
+
+def test_usage_that_cannot_be_read_leaves_what_was_accepted_accepted(
+    crowd: Callable[..., Lane], vendor: Vendor
+) -> None:
+    crowd()
+    vendor.answer = lambda request: (200, {"id": request.body["to"]})
+    processor = Spoiled(vendor.url)
+    processor.where = "usage"
+
+    work(processor)
+
+    assert not Letter.objects.filter(state="in_doubt").exists()
+    assert set(Letter.objects.exclude(to__startswith="odd").values_list("state", flat=True)) == {"done"}
+    sent = {request.body["to"] for request in vendor.requests}
+    assert set(Letter.objects.filter(state="done").values_list("to", flat=True)) == sent
+    assert "nobody thought of" in FlowHold.objects.get().detail
 
 
 @pytest.mark.parametrize(("where", "becomes"), WHERE.items(), ids=WHERE.keys())

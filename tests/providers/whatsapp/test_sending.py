@@ -146,6 +146,9 @@ def test_used_up_allowances_are_read_from_the_headers(headers, minutes):
         ({"x-app-usage": '{"call_count":"28"}'}, None),
         ({"x-app-usage": '{"call_count":28,"total_time":45,"total_cputime":true}'}, Usage("calls", 0.45)),
         ({"x-app-usage": '{"call_count":120}'}, Usage("calls", 1.2)),
+        ({"x-app-usage": '{"call_count":1%s}' % ("0" * 400)}, Usage("calls", 10.0)),
+        ({"x-app-usage": '{"call_count":NaN,"total_time":-5}'}, Usage("calls", 0.0)),
+        ({"x-business-use-case-usage": '{"1":[{"estimated_time_to_regain_access":-1e300}]}'}, None),
         (
             {
                 "x-app-usage": '{"call_count":28}',
