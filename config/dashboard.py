@@ -195,13 +195,14 @@ def queues() -> list[dict[str, Any]]:
     found = []
     for queue in all_queues():
         due = depth(queue)
+        oldest = now() - timedelta(seconds=due.oldest_due_seconds)
         run = Run.objects.filter(queue=queue).order_by("-id").first()
         found.append(
             {
                 "queue": queue,
                 "depth": due.waiting,
                 "capped": due.waiting >= CAP,
-                "oldest": due.waiting and (now() - timedelta(seconds=due.oldest_due_seconds)).isoformat(),
+                "oldest": oldest.isoformat() if due.waiting else None,
                 "run": run
                 and {
                     "state": run.state,

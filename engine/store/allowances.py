@@ -180,9 +180,9 @@ def correct(db: Cursor[Any], usages: Mapping[tuple[int, str], Usage]) -> None:
         {
             "tokens": [token for token, _ in usages],
             "units": [unit for _, unit in usages],
-            "used": [_held(word.used) for word in words],
+            "used": [_storable(word.used) for word in words],
             "share": [min(word.share, 10.0) if word.share is not None else None for word in words],
-            "limits": [_held(word.limit) for word in words],
+            "limits": [_storable(word.limit) for word in words],
             "blocked": [
                 ceil(word.regain_after.total_seconds()) if word.regain_after else None for word in words
             ],
@@ -190,5 +190,5 @@ def correct(db: Cursor[Any], usages: Mapping[tuple[int, str], Usage]) -> None:
     )
 
 
-def _held(figure: int | None) -> int | None:
+def _storable(figure: int | None) -> int | None:
     return None if figure is None else min(max(figure, 0), MOST)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -77,8 +78,7 @@ class Claims:
         columns = "".join(f", m.{name}" for name in processor.columns)
         in_doubt = processor.stale is Stale.IN_DOUBT
 
-        def may_run(column: str) -> str:
-            return runnable(processor, column)
+        may_run = partial(runnable, processor)
 
         def locked(which: str) -> str:
             return f"ARRAY(SELECT id FROM {table} WHERE {which} ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)"

@@ -141,7 +141,7 @@ def near_allowance() -> Iterable[Finding]:
     allowances = list(Allowance.objects.filter(limit__gt=0).select_related("token"))
     use = spent([allowance.pk for allowance in allowances])
     for allowance in allowances:
-        used = use[allowance.pk].used
+        used = use[allowance.pk].used if allowance.pk in use else 0  # deleted meanwhile
         if used >= allowance.limit * NEAR_ALLOWANCE:
             summary = (
                 f"{allowance.token.label}: {used:,} of {allowance.limit:,} {allowance.unit} used in "
