@@ -28,7 +28,8 @@ class Call:
 
     `timeout` is in seconds and covers the whole exchange. `secrets` are the strings that must never
     be shown: whoever logs or stores an exchange passes its text through `redact` first. `cost` is what the
-    call spends of the token's allowances, by unit, e.g. {"calls": 1, "usd_cents": 37}; None: one call.
+    call spends of the token's allowances, by unit, e.g. {"calls": 1, "usd_cents": 37}; None: one call. Of an
+    answer at most `longest` bytes are read, unpacked: a longer one is `Lost`.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call:
     timeout: float = 30.0
     secrets: tuple[str, ...] = ()
     cost: Mapping[str, int] | None = None
+    longest: int = 1024 * 1024
 
     def __str__(self) -> str:
         return redact(f"{self.method} {self.url}", self.secrets)

@@ -27,6 +27,7 @@ import httpx
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PyreqwestError
 from pyreqwest.http import HeaderMap
+from pyreqwest.response import Response as Answer
 
 from providers.base import Call, Lost, Reply, Response, Unsent, redact
 
@@ -36,6 +37,7 @@ CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 60.0
 TCP_KEEPALIVE = 20.0
 USER_AGENT = "turnout"
+TOO_LONG = "the answer is longer than any that makes sense"
 
 # hyper-util's own words for "no connection came about"; everything later reads `client error
 # (SendRequest)`. pyreqwest's classes do not draw this line: its ConnectError and ConnectTimeoutError
@@ -96,16 +98,22 @@ class Http:
             )
             if call.body:
                 request = request.body_bytes(call.body)
-            ready = request.build()
+            ready = request.build_streamed()
         except (PyreqwestError, ValueError, TypeError) as error:
             return Unsent(redact(f"cannot be requested: {error}", call.secrets))
         started = time.perf_counter()
         try:
-            answer = await ready.send()
-            body = bytes(await answer.bytes())
+            async with ready as answer:
+                status, headers, body = (
+                    answer.status,
+                    _headers(answer.headers),
+                    await _body(answer, call.longest),
+                )
         except PyreqwestError as error:
             return _explain(error, call.secrets)
-        return Reply(answer.status, _headers(answer.headers), body, time.perf_counter() - started)
+        if body is None:
+            return Lost(TOO_LONG)
+        return Reply(status, headers, body, time.perf_counter() - started)
 
 
 def send_now(call: Call, *, connect_timeout: float = CONNECT_TIMEOUT) -> Response:
@@ -137,12 +145,27 @@ def send_now(call: Call, *, connect_timeout: float = CONNECT_TIMEOUT) -> Respons
                 # httpx times each read, not the exchange: a body that trickles would never end.
                 if time.perf_counter() - started > call.timeout:
                     return Lost("timed out while reading the answer")
+                if len(body) > call.longest:
+                    return Lost(TOO_LONG)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
         return Unsent(redact(_words(error), call.secrets))
     except httpx.HTTPError as error:
         return Lost(redact(_words(error), call.secrets))
     headers = dict(answer.headers.items())
     return Reply(answer.status_code, headers, bytes(body), time.perf_counter() - started)
+
+
+async def _body(answer: Answer, longest: int) -> bytes | None:
+    """Read a body whole; None as soon as it is certain to be longer, unpacked."""
+    length = answer.get_header("content-length") or ""  # none where it comes packed or in pieces
+    if length.isdecimal() and int(length) <= longest:
+        return bytes(await answer.bytes())
+    body, reader = bytearray(), answer.body_reader
+    while (piece := await reader.read_chunk()) is not None:
+        body += piece
+        if len(body) > longest:
+            return None
+    return bytes(body)
 
 
 def _headers(found: HeaderMap) -> dict[str, str]:

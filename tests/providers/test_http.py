@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import subprocess
 import sys
@@ -115,6 +116,26 @@ def test_a_connection_without_a_whole_answer_means_lost(make, behave):
     assert SECRET not in str(response)
     assert took < 3
     assert len(server.requests) <= 1, "a written request was repeated"
+
+
+@BOTH
+@pytest.mark.parametrize("behave", [trouble.long_body, trouble.long_body_in_pieces, trouble.long_body_packed])
+def test_an_answer_without_end_is_lost_and_not_kept(make, behave):
+    with trouble.serving(behave) as server:
+        before = peak_mb()
+        response = make(post(server.url(), timeout=20))
+        grown = peak_mb() - before
+    assert isinstance(response, Lost), type(response)
+    assert "longer" in response.reason
+    piece = (
+        64 if behave is trouble.long_body_packed else 1
+    )  # MB that 64 kB unpack to: httpx unpacks it at once
+    assert grown < 30 + 2 * piece, "of the 300 MB that it was"
+
+
+def peak_mb() -> float:
+    """The most that this process has had in memory, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @BOTH

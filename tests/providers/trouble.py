@@ -7,8 +7,10 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-app-usage: {}\r\n\r\nok"
 
@@ -163,3 +165,34 @@ def answering(answer: bytes) -> Callable[[Server, socket.socket], None]:
             peer.sendall(answer)
 
     return behave
+
+
+MB = b" " * 1024 * 1024
+ENDLESS = 300  # MB
+
+
+def _send_much(peer: socket.socket, head: bytes, pieces: Iterator[bytes]) -> None:
+    peer.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
+    for piece in pieces:
+        peer.sendall(piece)
+
+
+def long_body(server: Server, peer: socket.socket) -> None:
+    """Announce 300 MB, and send them."""
+    if server.read(peer):
+        _send_much(peer, b"content-length: %d" % (ENDLESS * len(MB)), repeat(MB, ENDLESS))
+
+
+def long_body_in_pieces(server: Server, peer: socket.socket) -> None:
+    """Send 300 MB without having said how much it will be."""
+    if server.read(peer):
+        piece = b"%x\r\n" % len(MB) + MB + b"\r\n"
+        _send_much(peer, b"transfer-encoding: chunked", repeat(piece, ENDLESS))
+
+
+def long_body_packed(server: Server, peer: socket.socket) -> None:
+    """Send 300 MB as 300 kB of gzip."""
+    if server.read(peer):
+        pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+        packed = b"".join(pack.compress(MB) for _ in range(ENDLESS)) + pack.flush()
+        _send_much(peer, b"content-encoding: gzip\r\ncontent-length: %d" % len(packed), iter([packed]))
